@@ -4484,7 +4484,7 @@ class Library(Folders):
                 self.ignore(row["path"], True)
             self.dash.db.delete_model(id)
             if not variants:
-                await self.dash.downloads.forget(row["path"])
+                self.dash.downloads.forget(row["path"])
         return freed
 
     async def header(self, row: Json) -> GGUFHeader | None:
@@ -9763,6 +9763,7 @@ class Download:
     error: str | None = None
     retry_at: int | None = None  # Unix ms of the next attempt, while one is due
     speed: float = 0.0  # bytes/s
+    path: str | None = None  # of the model, once it is there
 
     @property
     def key(self) -> tuple[str, str]:
@@ -9818,13 +9819,11 @@ class Download:
                 os.rmdir(folder)
 
     def as_json(self) -> Json:
-        """What clients see: {repo, file, done, total, bytesPerSecond, status, secondsLeft?, error?, retryAt?, …}."""
-        speed = self.speed if self.status == "running" else 0.0
-        left = {"secondsLeft": math.ceil((self.total - self.done) / speed)} if speed else {}
+        """What clients see: {repo, file, done, total, bytesPerSecond, status, error?, retryAt?, …}."""
         error = {"error": self.error, **({"retryAt": self.retry_at} if self.retry_at else {})} if self.error else {}
         return {"repo": self.repo, "file": self.file, "files": [part.name for part in self.parts],
-                "folder": self.place, "done": self.done, "total": self.total, "bytesPerSecond": round(speed),
-                "status": self.status, **left, **error}
+                "folder": self.place, "done": self.done, "total": self.total, "status": self.status,
+                "bytesPerSecond": round(self.speed) if self.status == "running" else 0, **error}
 
 
 async def in_thread(function: Callable[..., Result], *arguments: Any) -> Result:
@@ -9938,9 +9937,9 @@ def download_projector(file: str, projectors: list[str], files: dict[str, Part])
     def rank(name: str) -> tuple[bool, int, str]:
         order = ["F16", "BF16", "Q8_0", "F32", download_quantization(name)]
         return name.rpartition("/")[0] != file.rpartition("/")[0], order.index(order[-1]), name
-    best = [{"file": name, "size": files[name].size, "quantization": download_quantization(name)}
-            for name in sorted(projectors, key=rank)[:1]]
-    return {"projector": best[0]} if best else {}
+    best = min(projectors, key=rank, default=None)
+    return {"projector": {"file": best, "size": files[best].size, "quantization": download_quantization(best)}} \
+        if best else {}
 
 
 def download_choice(models: list[Json], source: Source) -> Json | None:
@@ -10267,12 +10266,15 @@ class Downloads:
             self.tasks[download.key] = self.dash.spawn(self.work(download), f"download of {download.file}")
 
     async def add(self, repo: str, file: str | None, folder: str | None, projector: bool) -> Download:
-        """Queue a model; one that is listed already goes on."""
+        """Queue a model, for our own model folder or another one; one that is listed already goes on."""
         source = download_source(repo, self.hub.endpoint)
         source = source if file is None else Source(source.repo, download_file(file))
         parts = await self.parts(source, projector)
-        place = download_place(self.folder(folder), source.repo)
-        download = Download(source.repo, parts[0].name, str(place), parts)
+        own = self.dash.config.data_dir / "models"
+        place = own if folder is None else Path(folder)
+        if place not in [*self.dash.folders(), own]:
+            raise InvalidRequest("This is not a model folder.", field="folder")
+        download = Download(source.repo, parts[0].name, str(download_place(place, source.repo)), parts)
         known = self.items.get(download.key)
         if known and known.status in UNFINISHED_DOWNLOADS:
             await self.resume(known)
@@ -10295,14 +10297,6 @@ class Downloads:
             raise NotFound(f"{source.repo} has no {wanted}", field="file" if source.file else "repo")
         seen = [model["projector"]["file"]] if projector and "projector" in model else []
         return [files[name] for name in (*(model["shards"] or [model["file"]]), *seen)]
-
-    def folder(self, folder: str | None) -> Path:
-        """The folder to download into: `folder` if it is one of the model folders, else our own."""
-        own = self.dash.config.data_dir / "models"
-        place = own if folder is None else Path(folder)
-        if place not in [*self.dash.folders(), own]:
-            raise InvalidRequest("This is not a model folder.", field="folder")
-        return place
 
     async def stop(self, download: Download, status: str) -> None:
         """End the work on a download: "paused" keeps what came so far, "cancelled" removes it."""
@@ -10334,13 +10328,9 @@ class Downloads:
             raise Conflict(f"{download.file} is complete already")
         await self.stop(download, "cancelled")
 
-    async def forget(self, path: str) -> None:
+    def forget(self, path: str) -> None:
         """Let go of the finished download of the model at `path`, which was taken off the list: it can be had again."""
-        done = {key: item.target(item.parts[0]) for key, item in self.items.items() if item.status == "done"}
-        with contextlib.suppress(Unreachable):
-            for key in await self.dash.library.patiently("", lambda: [
-                    item for item, place in done.items() if os.path.realpath(place) == os.path.realpath(path)]):
-                self.items.pop(key, None)
+        self.items = {key: item for key, item in self.items.items() if item.path != path}
 
     async def enqueue(self, download: Download) -> None:
         """Put a download into the queue; StorageFull where that cannot be remembered, which leaves it as it was."""
@@ -10372,13 +10362,12 @@ class Downloads:
         finished = [key for key, item in self.items.items() if item.status not in UNFINISHED_DOWNLOADS]
         for key in finished[:-20]:
             del self.items[key]
-        self.dash.db.set_meta("downloads", [
-            {**{key: getattr(item, key) for key in SAVED_DOWNLOAD}, "parts": [vars(part) for part in item.parts]}
-            for item in self.items.values() if item.status in UNFINISHED_DOWNLOADS])
+        self.dash.db.set_meta("downloads", [dataclasses.asdict(item) for item in self.items.values()
+                                            if item.status in UNFINISHED_DOWNLOADS])
 
     async def came(self, download: Download) -> None:
         """List the model that came, and note where from: who asked for a revision by its number has the newest."""
-        path = str(await in_thread(os.path.realpath, download.target(download.parts[0])))
+        download.path = path = str(await in_thread(os.path.realpath, download.target(download.parts[0])))
         with contextlib.suppress(Conflict):  # a scan was faster
             await self.dash.library.add(path, source="download")
         hub = {"repo": re.sub(r"@[0-9a-f]{40}$", "", download.repo), "file": download.file, "newer": None,
@@ -10394,9 +10383,9 @@ class Downloads:
         except (DashError, OSError) as problem:
             status, download.error = "failed", str(problem)
             if isinstance(problem, OSError):
-                download.error = f"{problem.filename or 'the file'} cannot be written: {problem.strerror}"
-                if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-                    download.error = "the disk is full: make room, then resume"
+                full = problem.errno in (errno.ENOSPC, errno.EDQUOT)
+                download.error = "the disk is full: make room, then resume" if full else \
+                    f"{problem.filename or 'the file'} cannot be written: {problem.strerror}"
             log.warning("download of %s from %s failed: %s", download.file, download.repo, download.error)
         except Exception:  # a bug, which must not hold up the queue
             status, download.error = "failed", "Something went wrong in llamadash; its log says what."
@@ -10673,13 +10662,10 @@ async def models_downloads(dash: Dash) -> Json:
 ENGINE_REPO = "ggml-org/llama.cpp"
 ENGINE_ASSET = re.compile(r"(cudart-)?llama-(?:[\w.-]+-)?bin-(ubuntu|macos|win)-(?:([\w.-]+)-)?(x64|arm64)"
                           r"\.(?:tar\.gz|zip)")
-ENGINE_SYSTEMS = {"linux": "ubuntu", "darwin": "macos", "win32": "win"}
 ENGINE_MACHINES = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}
-ENGINE_TAG = r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}"
 MAX_ENGINE_ARCHIVE = 4 * 2**30  # bytes; the largest, with CUDA's libraries, has 1
 MAX_ENGINE_SIZE = 8 * 2**30  # bytes unpacked, of all archives of a build
 MAX_ENGINE_FILES = 2000
-MAX_ARCHIVE_READ = 64 * 2**20  # bytes at once: a header that claims to be longer is no header
 KEPT_ENGINES = 3  # installed builds, of those that nobody uses
 
 
@@ -10692,7 +10678,7 @@ def engine_assets(answer: Any) -> tuple[str, list[Part]]:
             if digest and type(item["size"]) is int and 0 < item["size"] <= MAX_ENGINE_ARCHIVE:
                 assets.append(Part(str(item["name"]), item["size"], digest[1], tag=digest[1][:6],
                                    address=str(item["browser_download_url"])))
-        if not re.fullmatch(ENGINE_TAG, answer["tag_name"]):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}", answer["tag_name"]):
             raise ValueError
         return answer["tag_name"], assets
     except (ValueError, TypeError, LookupError, AttributeError):
@@ -10701,7 +10687,8 @@ def engine_assets(answer: Any) -> tuple[str, list[Part]]:
 
 def engine_offers(assets: list[Part], vendors: set[str], cuda: int | None, *, rocm: bool) -> dict[str, list[Part]]:
     """The archives of builds for this machine among a release's files, by kind such as cuda-13.4, the best first."""
-    ours = (ENGINE_SYSTEMS.get(sys.platform), ENGINE_MACHINES.get(platform.machine().lower()))
+    ours = ({"linux": "ubuntu", "darwin": "macos", "win32": "win"}.get(sys.platform),
+            ENGINE_MACHINES.get(platform.machine().lower()))
     builds, runtimes = dict[str, Part](), dict[str, Part]()
     for asset in assets:
         found = ENGINE_ASSET.fullmatch(asset.name)
@@ -10723,7 +10710,7 @@ class BoundedGzip(gzip.GzipFile):
 
     def read(self, size: int | None = -1) -> bytes:
         """The next bytes; OSError for too many of them."""
-        if size is None or not 0 <= size <= MAX_ARCHIVE_READ:
+        if size is None or not 0 <= size <= 64 * 2**20:
             raise OSError("a header of it is longer than any real one")
         return super().read(size)
 
@@ -12164,122 +12151,108 @@ class WebServer:
 
 # -- Service and doctor ---------------------------------------------------------------------------
 
-DOCTOR_ENTRIES = 20_000  # files looked at per model folder: enough to say something
 DOCTOR_TIMEOUT = 5.0  # s for the answer of a server elsewhere, or of the llamadash that runs
-LOW_DISK = 5 * 2**30  # bytes; less is no room for the next model
-WATCHDOG_SECONDS = 60  # until systemd starts a llamadash again that hangs
 UNREACHABLE = (aiohttp.ClientError, OSError, asyncio.TimeoutError)  # what fetched() raises
-GPU_DEVICES = ("/dev/kfd", "/dev/dri/renderD*", "/dev/nvidia[0-9]*", "/dev/nvidiactl")
-
-
-class Finding(NamedTuple):
-    """What one check found, and what to do about it."""
-    level: str  # ok, warn or fail
-    about: str
-    text: str
-    advice: str = ""
+Findings = AsyncIterator[tuple[str, ...]]  # level (ok, warn or fail), what it is about, the text, and what to do
 
 
 async def doctor(config: Config) -> int:
     """Check this machine in the order in which things are needed, a line per finding; 0 if nothing failed, else 1."""
-    failed = 0
-    for check in (python_findings, data_findings, database_findings, engine_findings, model_findings, gpu_findings,
+    failed, values = 0, engine_values(config, saved_config(config))
+    for check in (python_findings, data_findings, engine_findings, upstream_findings, model_findings, gpu_findings,
                   port_findings):
-        async for level, about, text, advice in check(config):
-            print(f"{level:<4}  {about}: {text}{advice and f': {advice}'}", flush=True)
+        async for level, *finding in check(config, values):
+            print(f"{level:<4}  {': '.join(finding)}", flush=True)
             failed += level == "fail"
     print(f"{failed} of these must be fixed." if failed else "llamadash can run here.")
     return 1 if failed else 0
 
 
-async def python_findings(_config: Config) -> AsyncIterator[Finding]:
+async def python_findings(_config: Config, _values: Json) -> Findings:
     """Python, the dependencies with their versions, and the client's files."""
     import importlib.metadata  # not at the top: slow to import, and seldom needed
 
-    yield Finding("ok", "Python", f"{platform.python_version()} ({sys.executable}), llamadash {__version__}")
+    yield "ok", "Python", f"{platform.python_version()} ({sys.executable}), llamadash {__version__}"
     for requirement in script_dependencies(SCRIPT):
         name, *bounds = re.split(">=|,<", requirement)
         try:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            yield Finding("warn", name, "its version cannot be read", f"pip install '{requirement}'")
-            continue
+            version = "a version that cannot be read"
         low, high, installed = map(numbers_of, (*bounds, version))
-        level = "fail" if installed < low else "warn" if installed >= high else "ok"
-        yield Finding("ok", name, version) if level == "ok" else \
-            Finding(level, name, f"{version}, but {requirement} is needed", f"pip install '{requirement}'")
+        if low <= installed < high:
+            yield "ok", name, version
+        else:
+            level = "fail" if installed and installed < low else "warn"
+            yield level, name, f"{version}, but {requirement} is needed", f"pip install '{requirement}'"
     if not CARRIED_WEB and not (WEB / "index.html").is_file():
-        yield Finding("fail", "web", f"{WEB} is missing", "copy the web folder beside llamadash.py")
+        yield "fail", "web", f"{WEB} is missing", "copy the web folder beside llamadash.py"
 
 
-async def data_findings(config: Config) -> AsyncIterator[Finding]:
-    """The data folder: there or possible, writable, private, with room."""
-    folder = config.data_dir
-    existing = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+async def data_findings(config: Config, _values: Json) -> Findings:
+    """The data folder: there or possible, writable, private, with room; and its database: absent, or readable."""
+    folder, path = config.data_dir, config.data_dir / DATABASE_NAME
+    existing = next((place for place in (folder, *folder.parents) if place.exists()), folder)
     if problem := storage_problem(existing / DATABASE_NAME):
         error = database_error(problem, f"{folder} cannot be written", existing / DATABASE_NAME)
-        yield Finding("fail", "data folder", str(error))
+        yield "fail", "data folder", str(error)
         return
-    yield Finding("ok", "data folder", str(folder) if existing == folder else f"{folder} will be made")
-    for path in (folder, folder / "access-key", folder / "engine-key", folder / DATABASE_NAME):
-        shared = path.is_dir()  # which a folder may be, but not for whoever could put another key there
-        if os.name != "nt" and path.exists() and path.stat().st_mode & (0o022 if shared else 0o077):
-            yield Finding("warn", "data folder", f"others may {'write to' if shared else 'read'} {path}",
-                          f"chmod {'go-w' if shared else '600'} {path}")
-    if (free := shutil.disk_usage(existing).free) < LOW_DISK:
-        yield Finding("warn", "disk", f"{free / 2**30:.1f} GiB free at {existing}", "make room for models")
-
-
-async def database_findings(config: Config) -> AsyncIterator[Finding]:
-    """The database: absent, readable, of this version."""
-    path = config.data_dir / DATABASE_NAME
+    yield "ok", "data folder", str(folder) if existing == folder else f"{folder} will be made"
+    for place in (folder, folder / "access-key", folder / "engine-key", path):
+        shared = place.is_dir()  # which a folder may be, but not for whoever could put another key there
+        if os.name != "nt" and place.exists() and place.stat().st_mode & (0o022 if shared else 0o077):
+            yield ("warn", "data folder", f"others may {'write to' if shared else 'read'} {place}",
+                   f"chmod {'go-w' if shared else '600'} {place}")
+    if (free := shutil.disk_usage(existing).free) < 5 * 2**30:
+        yield "warn", "disk", f"{free / 2**30:.1f} GiB free at {existing}", "make room for models"
     try:
         if not path.exists():
-            yield Finding("ok", "database", f"{path} will be made")
+            yield "ok", "database", f"{path} will be made"
         elif is_good_database(path):
             backups = len(list(path.parent.glob("backups/*")))
-            yield Finding("ok", "database", f"{path}, {path.stat().st_size / 2**20:.1f} MiB, {backups} backups")
+            yield "ok", "database", f"{path}, {path.stat().st_size / 2**20:.1f} MiB, {backups} backups"
         else:
-            yield Finding("fail", "database", f"{path} is damaged, or was written by a newer llamadash",
-                          f"start llamadash: it says which, and puts the newest of up to {BACKUPS_KEPT} backups in the "
-                          "place of a damaged one")
-    except sqlite3.Error as problem:
-        yield Finding("fail", "database", str(database_error(problem, f"{path} cannot be read", path)))
+            yield ("fail", "database", f"{path} is damaged, or was written by a newer llamadash", "start llamadash: it "
+                   f"says which, and puts the newest of up to {BACKUPS_KEPT} backups in the place of a damaged one")
+    except sqlite3.Error as failure:
+        yield "fail", "database", str(database_error(failure, f"{path} cannot be read", path))
 
 
-async def engine_findings(config: Config) -> AsyncIterator[Finding]:
-    """The builds of this machine, with their versions and GPUs, and the upstreams."""
+async def engine_findings(config: Config, values: Json) -> Findings:
+    """The builds of this machine, with their versions and GPUs."""
     builds, nvidia = Builds(config), NvidiaGpus()
     await asyncio.gather(builds.refresh(), nvidia.ask())
-    default = builds.default(saved_config(config))
+    default = builds.default(values)
     if builds.builds and (unused := builds.unused_gpu([*nvidia.gpus.values(), *sysfs_gpus().values()])):
-        yield Finding("warn", "engine", f"no build can use the {unused}", "install one under Configuration, Engine")
+        yield "warn", "engine", f"no build can use the {unused}", "install one under Configuration, Engine"
     for build in builds.builds.values():
         name = "embedded CPU engine" if build.kind == "embedded" else build.path
         sees = ", ".join(item["description"] or item["name"] for item in build.devices) or "the CPU"
-        level = "fail" if default is None or build is default else "warn"  # where another one serves
-        yield Finding(level, "engine", build.problem, "mend it, or take another one") if build.problem else \
-            Finding("warn" if build.warning else "ok", "engine",
-                    f"{name}, {build.version or 'version unknown'}, for {sees}", build.warning or "")
+        text = f"{name}, {build.version or 'version unknown'}, for {sees}"
+        if build.problem:
+            level = "fail" if default is None or build is default else "warn"  # where another one serves
+            yield level, "engine", build.problem, "mend it, or take another one"
+        else:
+            yield ("warn", "engine", text, build.warning) if build.warning else ("ok", "engine", text)
     if not builds.builds and not config.upstreams:
         hint = engine_hint()
-        yield Finding("warn", "engine", "no llama-server on PATH", f"{hint['text']} For example: {hint['commands'][0]}")
-    for name, url in config.upstreams:
-        yield await upstream_finding(Upstream(name, url))
+        yield "warn", "engine", "no llama-server on PATH", f"{hint['text']} For example: {hint['commands'][0]}"
 
 
-async def upstream_finding(upstream: Upstream) -> Finding:
-    """Whether a server elsewhere answers, and how many models it has."""
-    about = f"upstream {upstream.name}"
-    try:
-        upstream.took(json.loads(await fetched(f"{upstream.url}/v1/models", headers=upstream.headers,
-                                               ssl=trusted_certificates())))
-    except (*UNREACHABLE, *MALFORMED) as problem:
-        if getattr(problem, "status", 0) in (401, 403):
-            return Finding("fail", about, f"{upstream.url} wants a key", f"set the variable {upstream.variable}")
-        text = f"{upstream.url} does not answer as it should ({clean_text(str(problem))[:200]})"
-        return Finding("fail", about, text, "start it there, or correct its address")
-    return Finding("ok" if upstream.models else "warn", about, f"{upstream.url}, {len(upstream.models)} models")
+async def upstream_findings(config: Config, _values: Json) -> Findings:
+    """Whether each server elsewhere answers, and how many models it has."""
+    for upstream in itertools.starmap(Upstream, config.upstreams):
+        about, url = f"upstream {upstream.name}", upstream.url
+        try:
+            upstream.took(json.loads(await fetched(f"{url}/v1/models", headers=upstream.headers,
+                                                   ssl=trusted_certificates())))
+            yield "ok" if upstream.models else "warn", about, f"{url}, {len(upstream.models)} models"
+        except (*UNREACHABLE, *MALFORMED) as problem:
+            if getattr(problem, "status", 0) in (401, 403):
+                yield "fail", about, f"{url} wants a key", f"set the variable {upstream.variable}"
+            else:
+                yield ("fail", about, f"{url} does not answer as it should ({clean_text(str(problem))[:200]})",
+                       "start it there, or correct its address")
 
 
 async def fetched(url: str, **options: Any) -> bytes:
@@ -12297,71 +12270,70 @@ def saved_config(config: Config) -> Json:
     return {}
 
 
-async def model_findings(config: Config) -> AsyncIterator[Finding]:
+async def model_findings(config: Config, values: Json) -> Findings:
     """The model folders and how many GGUF files are in them."""
     found = 0
-    for folder in model_folders(config, engine_values(config, saved_config(config))):
+    for folder in model_folders(config, values):
         if not folder.is_dir():
-            if config.models_dirs and folder in config.models_dirs:
-                yield Finding("fail", "models", f"{folder} is no folder", "mend --models-dir")
+            if folder in (config.models_dirs or ()):
+                yield "fail", "models", f"{folder} is no folder", "mend --models-dir"
         elif not os.access(folder, os.R_OK | os.X_OK):
-            yield Finding("warn", "models", f"{folder} cannot be read", "change its permissions")
+            yield "warn", "models", f"{folder} cannot be read", "change its permissions"
         else:
             paths = (os.path.join(root, name) for root, _, names in os.walk(folder) for name in names)
-            sizes = [os.path.getsize(path) for path in itertools.islice(paths, DOCTOR_ENTRIES)
+            sizes = [os.path.getsize(path) for path in itertools.islice(paths, 20_000)  # enough to say something
                      if path.lower().endswith(".gguf") and os.path.isfile(path)]
             found += len(sizes)
-            yield Finding("ok", "models", f"{folder}: {len(sizes)} GGUF files, {sum(sizes) / 2**30:.1f} GiB")
+            yield "ok", "models", f"{folder}: {len(sizes)} GGUF files, {sum(sizes) / 2**30:.1f} GiB"
     if not found:
-        yield Finding("warn", "models", "none found", f"put GGUF files into {config.data_dir / 'models'}, or download "
-                      "one on the Models page")
+        yield ("warn", "models", "none found",
+               f"put GGUF files into {config.data_dir / 'models'}, or download one on the Models page")
 
 
-async def gpu_findings(_config: Config) -> AsyncIterator[Finding]:
+async def gpu_findings(_config: Config, _values: Json) -> Findings:
     """The GPUs, and whether this user may use them."""
     nvidia = NvidiaGpus()
     await nvidia.ask()
     gpus = [*nvidia.gpus.values(), *sysfs_gpus().values()]
     for gpu in gpus:
-        memory = f", {gpu['memory_total'] / 2**30:.0f} GiB" if gpu["memory_total"] else ""
-        yield Finding("ok", "GPU", f"{gpu['name']}{memory}")
+        yield "ok", "GPU", gpu["name"] + (f", {gpu['memory_total'] / 2**30:.0f} GiB" if gpu["memory_total"] else "")
     if nvidia.error:
-        yield Finding("warn", "GPU", nvidia.error, "mend the NVIDIA driver: `nvidia-smi` must work")
+        yield "warn", "GPU", nvidia.error, "mend the NVIDIA driver: `nvidia-smi` must work"
     elif not nvidia.gpus and any(file_text(vendor) == "0x10de" for vendor in nvidia.pci.glob("*/vendor")):
-        yield Finding("warn", "GPU", "there is an NVIDIA card, but no nvidia-smi", "install NVIDIA's driver")
+        yield "warn", "GPU", "there is an NVIDIA card, but no nvidia-smi", "install NVIDIA's driver"
     elif not gpus:
-        yield Finding("ok", "GPU", "none found; models run on the processor")
-    for device in (device for pattern in GPU_DEVICES for device in Path("/").glob(pattern[1:])):
-        if not os.access(device, os.R_OK | os.W_OK):
-            yield Finding("warn", "GPU", f"{user_name()} may not use {device}",
-                          f'sudo usermod -aG "$(stat -c %G {device})" {user_name()}, then log in again')
+        yield "ok", "GPU", "none found; models run on the processor"
+    for pattern in ("kfd", "dri/renderD*", "nvidia[0-9]*", "nvidiactl"):
+        for device in Path("/dev").glob(pattern):
+            if not os.access(device, os.R_OK | os.W_OK):
+                yield ("warn", "GPU", f"{user_name()} may not use {device}",
+                       f'sudo usermod -aG "$(stat -c %G {device})" {user_name()}, then log in again')
 
 
-async def port_findings(config: Config) -> AsyncIterator[Finding]:
+async def port_findings(config: Config, values: Json) -> Findings:
     """The llamadash that runs already; else the ports of it and of the models' API, and who may reach them."""
     if running := running_instance(config.data_dir):
         pid, url = running
         if not url:
-            yield Finding("warn", "running", f"process {pid or '?'} is still starting", "ask again in a moment")
+            yield "warn", "running", f"process {pid or '?'} is still starting", "ask again in a moment"
             return
         try:
             await fetched(url, ssl=False)  # its own certificate may be for another name
-            yield Finding("ok", "running", f"process {pid} at {url} answers")
+            yield "ok", "running", f"process {pid} at {url} answers"
         except UNREACHABLE as failure:
-            yield Finding("fail", "running", f"{url} does not answer as it should: {str(failure) or 'in time'}",
-                          "restart llamadash, and read its log")
+            yield ("fail", "running", f"{url} does not answer as it should: {str(failure) or 'in time'}",
+                   "restart llamadash, and read its log")
         return
     place = f"{config.host}:{config.port}"
     if problem := port_problem(config.host, config.port):
-        yield Finding("fail", "port", f"{place} {problem}", "stop what has it, or choose another with --port or --host")
+        yield "fail", "port", f"{place} {problem}", "stop what has it, or choose another with --port or --host"
     else:
-        yield Finding("ok", "port", f"{place} is free")
-    values = engine_values(config, saved_config(config))
+        yield "ok", "port", f"{place} is free"
     host, port = values["api_host"], values["api_port"]
     if port and (problem := port_problem(host, port)):
-        yield Finding("warn", "API port", f"{host}:{port} {problem}", "choose another with --api-port or --api-host")
+        yield "warn", "API port", f"{host}:{port} {problem}", "choose another with --api-port or --api-host"
     if not config.auth:
-        yield Finding("warn", "access", f"whoever reaches {place} controls llamadash", "leave out --no-auth")
+        yield "warn", "access", f"whoever reaches {place} controls llamadash", "leave out --no-auth"
 
 
 # systemd
@@ -12384,7 +12356,7 @@ def service_unit(config: Config) -> str:
         writable=" ".join(unit_word(f"-{path}", variables=False) for path in writable),
         cache=unit_word(f"CUDA_CACHE_PATH={config.data_dir / 'cuda-cache'}", variables=False),
         mounts="".join(f" {unit}" for unit in mount_units([config.data_dir, *folders])),
-        private_tmp="no" if hidden else "yes", watchdog=WATCHDOG_SECONDS, stop=STOP_SECONDS,
+        private_tmp="no" if hidden else "yes", stop=STOP_SECONDS,
         lasting=f"{EXIT_USAGE} {EXIT_RUNNING} {EXIT_DATABASE}")
 
 
@@ -12535,7 +12507,7 @@ User={user}
 WorkingDirectory={folder}
 EnvironmentFile=-{environment}
 Environment={cache}
-WatchdogSec={watchdog}
+WatchdogSec=60
 Restart=on-failure
 RestartSec=3
 RestartPreventExitStatus={lasting}
