@@ -209,7 +209,6 @@ import typing
 import unicodedata
 import urllib.parse
 import urllib.request
-import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -618,8 +617,8 @@ class Access:
     def __init__(self, dash: Dash) -> None:
         self.dash = dash
         self.failures = Failures()
-        self.hashing, self.strangers = asyncio.Lock(), asyncio.Lock()
-        self.turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()  # by address
+        self.hashing = asyncio.Lock()
+        self.waiting: list[tuple[bool, int, float]] = []  # for it, in the order of their turns
         self.last_key = ""
         self.sessions_void = False  # whether those in the database have ended, but could not be deleted yet
 
@@ -650,12 +649,22 @@ class Access:
 
     @contextlib.asynccontextmanager
     async def turn(self, address: str) -> AsyncIterator[None]:
-        """Hash passwords one at a time, for each takes 32 MiB and 0.2 s; nobody waits for many of one address."""
-        own = self.turns.setdefault(address, asyncio.Lock())
+        """Hash passwords one at a time, for each takes 32 MiB and 0.2 s.
+
+        Where somebody has signed in from before goes first, then who has tried least often: neither many guesses of
+        one address nor those of many addresses hold up whoever comes anew.
+        """
         known = any(counted_address(row["address"]) == address for row in self.dash.db.sessions())
-        # Strangers wait for each other, whoever has signed in before from there for one of them.
-        async with own, contextlib.nullcontext() if known else self.strangers, self.hashing:
-            yield
+        place = not known, len(self.failures.moments.get(address, ())), time.monotonic()
+        bisect.insort(self.waiting, place)
+        try:
+            while True:
+                async with self.hashing:
+                    if self.waiting[0] == place:  # whoever gets the lock before their turn goes to its end
+                        yield
+                        return
+        finally:
+            self.waiting.remove(place)
 
     async def key(self) -> str:
         """The access key as the file has it now: another process may have replaced it. One taken away is put back."""

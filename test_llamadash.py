@@ -11763,7 +11763,40 @@ async def test_a_login_waits_for_one_guess_of_others(dash: StubDash, monkeypatch
     assert (await user)["session"] and len(checked) <= 3
     assert (await other)["session"] and checked.count("wrong 203.0.113.7") == 1
     await asyncio.gather(*guesses, return_exceptions=True)
-    assert checked.count("wrong 203.0.113.7") == 5 and not dash.access.turns
+    assert checked.count("wrong 203.0.113.7") == 5 and not dash.access.waiting
+
+
+@run_async
+async def test_a_newcomer_goes_before_a_crowd_that_failed(dash: StubDash, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first try from an address that never failed is the next to be looked at, however many others guess again;
+    guesses that are given up meanwhile hold up nobody."""
+    dash.db.set_meta("password", llamadash.hashed_password("correct horse"))
+    checked: list[str] = []
+    release = threading.Event()
+
+    def matches(password: str, stored: Json) -> bool:
+        checked.append(password)
+        assert release.wait(DEADLINE)
+        return password == "correct horse"
+    monkeypatch.setattr(llamadash, "password_matches", matches)
+
+    def crowd() -> list[asyncio.Task[Json]]:
+        return [asyncio.ensure_future(dash.access.admit({"password": "wrong"}, f"2001:db8:{at:x}::1"))
+                for at in range(60)]
+    release.set()
+    await asyncio.gather(*crowd(), return_exceptions=True)
+    checked.clear()
+    release.clear()
+    guesses = crowd()
+    await eventually(lambda: checked)
+    newcomer = asyncio.ensure_future(dash.access.admit({"password": "correct horse"}, "203.0.113.9"))
+    await asyncio.sleep(0.05)
+    for guess in guesses[1:30]:
+        guess.cancel()
+    release.set()
+    assert (await newcomer)["session"] and checked[:2] == ["wrong", "correct horse"]
+    await asyncio.gather(*guesses, return_exceptions=True)
+    assert checked.count("wrong") == 31 and not dash.access.waiting
 
 
 @OTHER_PEER
