@@ -11307,12 +11307,9 @@ class Client:
     closed = False
 
     def __init__(self, hub: Hub, request: web.Request, transport: asyncio.Transport) -> None:
-        self.hub = hub
-        self.id = secrets.token_hex(16)
-        self.request = request
-        self.transport = transport
+        self.hub, self.request, self.transport = hub, request, transport
+        self.id, self.address = secrets.token_hex(16), ""
         self.waits = transport.get_write_buffer_size  # the bytes that are there for the other side to read
-        self.address = ""
         self.session_id: str | None = None
         self.established: Json | None = None  # what it is told once it has authenticated
         self.running, self.allowance, self.measured = 0, math.inf, 0.0  # its requests
@@ -11321,7 +11318,6 @@ class Client:
         self.next_ping = time.monotonic() + PING_INTERVAL
         self.idle = 0  # messages that ask for nothing, since it was last pinged
         self.written = self.read = self.long = 0  # bytes: all, what the other side took of them, long ones that wait
-        self.held = 0  # of answers that are not written yet
         self.heard_at = self.read_at = time.monotonic()
         self.messages = web.WebSocketResponse(  # which refuses what has just that size, too
             max_msg_size=MAX_MESSAGE + 1, compress=False, timeout=CLOSE_GRACE, autoping=False)
@@ -11366,7 +11362,8 @@ class Client:
                 if not self.hub.receive(self, text):
                     return "malformed messages"
                 await asyncio.sleep(0)  # whatever else has come, the others get their turn
-                await self.room()  # who asks on gets the answers that are on their way first
+                while self.waits() > LONG_MESSAGE:  # noqa: ASYNC110  (aiohttp has the event of it)
+                    await asyncio.sleep(0.02)  # who asks on gets the answers that are on their way first
                 continue
             self.idle += 1
             if self.idle > MAX_IDLE:
@@ -11423,15 +11420,6 @@ class Client:
         if len(frame) > LONG_MESSAGE:
             self.long = min(self.long + len(frame), max(MAX_LONG_UNSENT, len(frame)))
 
-    async def room(self, size: int = 0) -> None:
-        """Wait until most of what was written is read; RateLimited where answers wait for that as large as `size`."""
-        if size and self.held and self.held + size > MAX_LONG_UNSENT:
-            raise RateLimited("Too many long answers: read those before.", retryAfter=1)
-        self.held += size
-        while self.waits() > LONG_MESSAGE:  # noqa: ASYNC110  (aiohttp has the event of it)
-            await asyncio.sleep(0.02)
-        self.held -= size
-
     def end_unread(self) -> None:
         """End a connection whose other side does not read."""
         self.hub.refused["clients that did not read"] += 1
@@ -11453,16 +11441,12 @@ class Hub:
     """Every open browser: authenticates, answers requests with one envelope each, broadcasts frames made once."""
 
     def __init__(self, dash: Dash) -> None:
-        self.dash = dash
-        self.epoch = secrets.token_hex(8)
-        self.seq = 0
-        self.history: collections.deque[tuple[int, float, bytes]] = collections.deque()
-        self.history_bytes = 0
+        self.dash, self.epoch, self.seq = dash, secrets.token_hex(8), 0
+        self.history, self.history_bytes = deque[tuple[int, float, bytes]](), 0
         self.clients: dict[str, Client] = {}
         self.connections: set[Client] = set()  # also those that have not authenticated yet
         self.refused: collections.Counter[str] = collections.Counter()
-        self.explained = ""  # why the last one was refused that somebody may want to let in
-        self.known_key = ""
+        self.explained, self.known_key = "", ""  # why the last one was refused that somebody may want to let in
         quiet = logging.getLogger("llamadash.socketio")
         quiet.setLevel(logging.CRITICAL)
         self.sio = socketio.AsyncServer(async_mode="aiohttp", logger=quiet, engineio_logger=quiet)
@@ -11625,8 +11609,9 @@ class Hub:
             data = await result
             async with self.dash.long_work:
                 body = await encoded_by_parts(data)
-            if len(body) > LONG_MESSAGE:
-                await client.room(len(body))
+            waits = min(client.long, client.waits())
+            if len(body) > LONG_MESSAGE and waits and waits + len(body) > MAX_LONG_UNSENT:
+                raise RateLimited("Too many long answers: read those before.", retryAfter=1)
             reply(body)
         except Exception as problem:
             reply(failure_of(event, problem))
@@ -11788,8 +11773,7 @@ class WebFiles:
         """Read the files again if one of them has changed."""
         self.looked = time.monotonic()
         contents = self.contents()
-        parts = [f"{name}\0{len(body)}\0".encode() + body for name, body in sorted(contents.items())]
-        version = hashlib.sha256(b"".join(parts)).hexdigest()[:12]
+        version = hashlib.sha256(repr(sorted(contents.items())).encode()).hexdigest()[:12]
         if version != self.version:
             self.version = version
             page = contents.get("index.html", b"").decode()
@@ -11867,18 +11851,6 @@ def below_base(request: AnyRequest, bases: tuple[str, ...]) -> AnyRequest:
     return request
 
 
-def quoted(text: str, limit: int = 100) -> str:
-    """What somebody else wrote, on one line, between marks, and cut where it is long."""
-    rest = f"… ({len(text)} characters)" if len(text) > limit else ""
-    return f"“{clean_text(text[:limit])}”{rest}"
-
-
-def host_name(value: str) -> str:
-    """The name in a Host header, without its port and without a trailing dot."""
-    match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:/@\s]+)(?::\d{1,5})?", value)
-    return match[1].rstrip(".").lower() if match else ""
-
-
 @dataclass(eq=False, repr=False)
 class ConnectionLimits:
     """How many TCP connections a listener takes, in all and of one address, and how long one may ask for nothing."""
@@ -11896,8 +11868,7 @@ class LimitedProtocol(asyncio.BufferedProtocol):
     """One TCP connection of a listener with limits: stands in front of the protocol of aiohttp's server."""
 
     def __init__(self, limits: ConnectionLimits, server: web.Server) -> None:
-        self.limits = limits
-        self.server = server
+        self.limits, self.server = limits, server
         self.http = asyncio.Protocol()  # does nothing, unless it is accepted
         self.deadline: asyncio.TimerHandle | None = None
         self.expected: float = MAX_HEAD  # bytes that may still come, until a request or a login changes that
@@ -11991,22 +11962,22 @@ PROMETHEUS_GPU = {
 
 def prometheus_text(metrics: Json, totals: Mapping[tuple[str, str, str], int]) -> str:
     """A sample, and what was counted since the start, in Prometheus's format; what is unknown is left out."""
-    flat = {**metrics, **(metrics.get("engine") or {})}
-    families: dict[tuple[str, float], list[tuple[Json, Any]]] = {
-        **{told: [({}, flat.get(key))] for key, told in PROMETHEUS_MACHINE.items()},
-        **{told: [({"gpu": gpu["index"], "name": gpu["name"]}, gpu.get(key)) for gpu in metrics.get("gpus") or []]
-           for key, told in PROMETHEUS_GPU.items()}}
-    for (name, model, kind), count in sorted(totals.items()):
-        families.setdefault((name, 1), []).append(({"model": model, "kind": kind}, count))
-    lines = []
-    for (name, factor), samples in families.items():
-        if known := [(labels, value * factor) for labels, value in samples if value is not None]:
+    flat, last, lines = {**metrics, **(metrics.get("engine") or {})}, "", list[str]()
+    samples: list[tuple[str, float, Json, Any]] = [
+        *((*told, {}, flat.get(key)) for key, told in PROMETHEUS_MACHINE.items()),
+        *((*told, {"gpu": gpu["index"], "name": gpu["name"]}, gpu.get(key))
+          for key, told in PROMETHEUS_GPU.items() for gpu in metrics.get("gpus") or []),
+        *((name, 1, {"model": model, "kind": kind}, count) for (name, model, kind), count in sorted(totals.items()))]
+    for name, factor, labels, value in samples:
+        if value is None:
+            continue
+        if name != last:
             lines += [f"# HELP llamadash_{name} {name.replace('_', ' ').capitalize()} of llamadash's machine.",
                       f"# TYPE llamadash_{name} {'counter' if name.endswith('_total') else 'gauge'}"]
-            for labels, value in known:  # whose text escapes as JSON's does beside its control characters
-                pairs = ",".join(f"{label}={json.dumps(clean_text(str(text)), ensure_ascii=False)}"
-                                 for label, text in labels.items())
-                lines.append(f"llamadash_{name}{pairs and f'{{{pairs}}}'} {value}")
+        last = name
+        pairs = ",".join(f"{label}={json.dumps(clean_text(str(text)), ensure_ascii=False)}"  # escaped as JSON's texts
+                         for label, text in labels.items())
+        lines.append(f"llamadash_{name}{pairs and f'{{{pairs}}}'} {value * factor}")
     return "\n".join([*lines, ""])
 
 
@@ -12074,18 +12045,19 @@ class WebServer:
     def host_problem(self, request: web.BaseRequest) -> str | None:
         """Why the name that a request names us by is refused; None where it is one of this machine, or allowed."""
         hosts = request.headers.getall("Host", [])
-        name = host_name(hosts[0]) if len(hosts) == 1 else ""
+        site = site_of(f"http://{hosts[0]}") if len(hosts) == 1 else None
         if not request.raw_path.startswith("/"):
             return "The request is for another server."
-        if self.is_ours(name):
+        if site and self.is_ours(site.name):
             return None
-        cure = f": if it is yours, start llamadash with --allow-host {clean_text(name)}" if 0 < len(name) < 100 else ""
-        return f"Host is {quoted(', '.join(hosts))}, which is no name of this machine{cure}."
+        cure = f": if it is yours, start llamadash with --allow-host {clean_text(site.name)}" \
+            if site and len(site.name) < 100 else ""
+        return f"Host is “{clean_text(shortened(', '.join(hosts), 100))}”, which is no name of this machine{cure}."
 
     def is_ours(self, name: str) -> bool:
         """Whether a Host header's name is one of this machine, an address, or one allowed."""
-        return bool(name) and (name in self.hosts or name.endswith(".localhost")
-                               or plain_address(name.strip("[]")) is not None)  # to which no DNS answer can be rebound
+        return (name in self.hosts or name.endswith(".localhost")
+                or plain_address(name.strip("[]")) is not None)  # to which no DNS answer can be rebound
 
     def origin_problem(self, request: web.BaseRequest) -> str | None:
         """Why the page that asks is refused, and what mends it; None where it came from here or is allowed to."""
@@ -12100,7 +12072,7 @@ class WebServer:
         for host in (request.headers["Host"], forwarded):
             ours = site_of(f"{scheme}://{host}")
             if page and ours and page[:2] == ours[:2] and self.is_ours(ours.name):
-                portless = trusted and host_name(host) == host.lower()
+                portless = trusted and ours.name == host.lower()
                 # a port that no header tells may be any: other servers of the same name are its owner's
                 if page.port in (ours.port, port or page.port if portless else ours.port):
                     return None
@@ -12108,7 +12080,7 @@ class WebServer:
 
     def foreign_origin(self, request: web.BaseRequest, page: Site | None, scheme: str, *, trusted: bool) -> str:
         """What a page that is refused is told, and the log: which header has which value, and what mends it."""
-        seen = ", ".join(f"{name} is {quoted(value)}" for name in ("Origin", "Host", *FORWARDED)
+        seen = ", ".join(f"{name} is “{clean_text(shortened(value, 100))}”" for name in ("Origin", "Host", *FORWARDED)
                          for value in request.headers.getall(name, [])[:2])
         if page is None:
             return f"This page may not connect: {seen}. Open llamadash by its own address."
@@ -12545,12 +12517,11 @@ WantedBy=multi-user.target
 
 # -- Dash -----------------------------------------------------------------------------------------
 
-PRUNE_INTERVAL = 900.0  # seconds between two rounds of deleting what is too old
-PRUNE_DELAY = 60.0  # seconds after the start until the first: starting up comes first
-RESTART_PAUSE = 1.0  # seconds until a background task that has failed begins again
-ADDRESS_PAUSE = 3.0  # seconds until the API's address is tried again that was not there
-HEARTBEAT = 0.5  # seconds between two signs of life of the loop
-STALL = 0.25  # seconds without the loop that are worth a log line
+PRUNE_DELAY, PRUNE_INTERVAL = 60.0, 900.0  # s from the start until what is too old is deleted first, and then again
+RESTART_PAUSE = 1.0  # s until a background task that has failed begins again
+ADDRESS_PAUSE = 3.0  # s until the API's address is tried again that was not there
+HEARTBEAT, STALL = 0.5, 0.25  # s between two signs of life of the loop; without it that are worth a log line
+MAX_UNSAVED = 1000  # events of the timeline that wait for a database that takes them
 
 
 class Dash:
@@ -12682,12 +12653,12 @@ class Dash:
             self.alerts.tell(alert, f"{model} {kind}: {reason}" if model else str(reason), model)
 
     async def publish_events(self) -> None:
-        """Save and broadcast what happened since the last time."""
+        """Save and broadcast what happened since the last time; what cannot be saved waits for the next one."""
         events, self.unsaved_events = self.unsaved_events, []
-        if events:
-            with contextlib.suppress(DashError):
-                events = await asyncio.to_thread(self.db.add_events, events)
-            await self.broadcast("timeline:added", {"events": events})
+        if events and (saved := await self.chore("timeline", self.db.add_events, events)):
+            await self.broadcast("timeline:added", {"events": saved})
+        else:
+            self.unsaved_events = [*events, *self.unsaved_events][-MAX_UNSAVED:]
 
     async def send(self, client_id: str, event: str, data: Json) -> None:
         """Send `data` to one client, if it is still there."""
@@ -12808,19 +12779,12 @@ class Dash:
                     self.event("backup", reason=f"The backup failed: {problem}", details={"alert": "backup"})
         return None
 
-    def save_rest(self) -> None:
-        """Save what waits for its turn."""
-        self.db.add_requests(self.requests.finished)
-        self.db.add_events(self.unsaved_events)
-        self.db.add_logs(list(self.journal.pending))
-
     async def end_tasks(self) -> None:
         """Cancel the background tasks and wait for them, but not for ever."""
-        tasks = [task for task in self.tasks if task is not asyncio.current_task()]
-        for task in tasks:
+        for task in self.tasks:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=STOP_TASKS)
+        if self.tasks:
+            await asyncio.wait(self.tasks, timeout=STOP_TASKS)
 
 
 async def listen(stack: contextlib.AsyncExitStack, app: web.Application, limits: ConnectionLimits, host: str, port: int,
@@ -12875,11 +12839,10 @@ def tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | 
             path.open("rb").close()  # its error names the file
         context.load_cert_chain(certificate, key, password="")  # never asks for one
     except (ssl.SSLError, ValueError):
-        raise DashError(f"{certificate} and {key} are not a certificate and its private key "
-                        "(in PEM format, without a passphrase)", exit_code=EXIT_USAGE) from None
+        raise WrongUsage(f"{certificate} and {key} are not a certificate and its private key (in PEM format, without "
+                         "a passphrase)") from None
     except OSError as problem:
-        raise DashError(f"{problem.filename or key} cannot be read: {problem.strerror}",
-                        exit_code=EXIT_USAGE) from problem
+        raise WrongUsage(f"{problem.filename or key} cannot be read: {problem.strerror}") from problem
     return context
 
 
@@ -12891,6 +12854,7 @@ async def keep_files(dash: Dash) -> None:
         await dash.chore("data folder", look_after_files, dash)
         if turn % 30 == 1 and not dash.db.lost:  # each minute what is saved gets into the database's file itself
             await dash.chore("write-ahead log", dash.db.checkpoint)
+        await dash.publish_events()  # those that could not be saved, if any
         if told != dash.db.notice:
             told = dash.db.notice
             await dash.broadcast("system:notice", {"notice": told})
@@ -12952,18 +12916,13 @@ async def system_info(dash: Dash) -> Json:
 
 def system_warnings(dash: Dash, metrics: Json) -> list[str]:
     """What the owner of this machine ought to know, one sentence each."""
-    warnings = [f"The disk that holds {disk['path']} is {disk['usage']:.0f} % full."
-                for disk in metrics["disks"] if (disk["usage"] or 0) >= 95]
-    warnings += [f"{name} does not answer." for name in dash.sampler.probes.hung]
-    warnings += [f"GPU {gpu['index']} ({gpu['name']}) does not answer."
-                 for gpu in metrics["gpus"] if gpu.get("lost")]
-    if not dash.config.auth:
-        warnings.append("Authentication is off: everyone who can reach this port can use it.")
-    if dash.db.clock.doubt:
-        warnings.append(dash.db.clock.doubt)
-    if dash.sampler.nvidia.error:
-        warnings.append(f"No GPU readings: {dash.sampler.nvidia.error}")
-    return warnings
+    return [*(f"The disk that holds {disk['path']} is {disk['usage']:.0f} % full."
+              for disk in metrics["disks"] if (disk["usage"] or 0) >= 95),
+            *(f"{name} does not answer." for name in dash.sampler.probes.hung),
+            *(f"GPU {gpu['index']} ({gpu['name']}) does not answer." for gpu in metrics["gpus"] if gpu.get("lost")),
+            *filter(None, ("" if dash.config.auth else "Authentication is off: everyone who can reach this port can "
+                           "use it.", dash.db.clock.doubt, dash.sampler.nvidia.error and
+                           f"No GPU readings: {dash.sampler.nvidia.error}"))]
 
 
 MAX_IMPORTED = 5000  # models in a document; checking them takes a tenth of a second
@@ -13378,12 +13337,16 @@ def watch_signals(stop: Callable[[], Any], leave: Callable[[], None]) -> None:
 
 def leave(*running: Dash) -> None:
     """End the program at once, with the engines of what is still `running`, after a try to save the rest."""
+    def save() -> None:
+        dash.db.add_requests(dash.requests.finished)
+        dash.db.add_events(dash.unsaved_events)
+        dash.db.add_logs(list(dash.journal.pending))
     for dash in running:
         say("llamadash: not everything ended in time, and the rest is given up", sys.stderr)
         for instance in list(dash.pool.instances.values()):
             instance.kill("llamadash ended")
         with contextlib.suppress(Exception):
-            in_own_thread(dash.save_rest).result(1.0)
+            in_own_thread(save).result(1.0)
     os._exit(0)
 
 

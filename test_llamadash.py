@@ -11907,11 +11907,11 @@ REFUSALS: list[tuple[str, Json, list[str]]] = [  # method and path, headers, wha
     (SOCKET, {"Origin": "https://box.example", "X-Forwarded-Host": "box.example"},
      ["X-Forwarded-Host is “box.example”", "--trusted-proxy 127.0.0.1", "--allow-origin https://box.example"]),
     (SOCKET, {"Origin": "null"}, ["Origin is “null”", "by its own address"]),
-    (SOCKET, {"Origin": "http://" + "x" * 5000}, ["Origin is “http://xxx", "x”… (5007 characters)"]),
+    (SOCKET, {"Origin": "http://" + "x" * 5000}, ["Origin is “http://xxx", "x … (4907 more characters)”"]),
     (SOCKET, {"Origin": "http://x\u009b31m\u2028y"}, ["Origin is “http://x 31m y”"]),
     (SOCKET, {"Host": "box.example"}, ["Host is “box.example”", "--allow-host box.example"]),
     ("/", {"Host": "box.example:3000"}, ["Host is “box.example:3000”", "--allow-host box.example"]),
-    ("/", {"Host": "h" * 5000}, ["Host is “hhh", "h”… (5000 characters)"]),
+    ("/", {"Host": "h" * 5000}, ["Host is “hhh", "h … (4900 more characters)”"]),
     (SOCKET, {"Upgrade": "", "Connection": "close"}, ["no WebSocket", "Upgrade $http_upgrade;"]),
 ]
 
@@ -14334,6 +14334,26 @@ async def test_a_full_disk_is_said_and_streaming_goes_on(start: Callable[..., Se
     psutil.Process(server.process.pid).rlimit(psutil.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     await client.request("settings:update", changes={"theme": "dark"})
     await client.close()
+
+
+@run_async
+async def test_an_event_is_told_when_it_is_saved(dash: StubDash, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that a full disk refuses wait, the newest of them, and are told with their ids once it takes them."""
+    monkeypatch.setattr(llamadash, "MAX_UNSAVED", 3)
+    with monkeypatch.context() as full:
+        full.setattr(dash.db, "add_events", lambda _: (_ for _ in ()).throw(llamadash.StorageFull("full")))
+        for number in range(5):
+            dash.event("loaded", "tiny", str(number))
+            await dash.publish_events()
+        assert not dash.broadcasts("timeline:added")
+    dash.event("unloaded", "tiny", "idle")
+    for _ in range(2):
+        await dash.publish_events()
+    told, = dash.broadcasts("timeline:added")
+    assert [event["reason"] for event in told["events"]] == ["2", "3", "4", "idle"]
+    listed = await dash.request("timeline:list", **{"from": 0, "to": llamadash.now_ms() + 1})
+    by_id = {event["id"]: event for event in listed["events"]}
+    assert len(by_id) == 4 and all(by_id[event["id"]]["reason"] == event["reason"] for event in told["events"])
 
 
 async def eventually_refused(client: Dashboard) -> Json:
