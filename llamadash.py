@@ -5300,8 +5300,10 @@ class Builds:
     def as_json(self, config: Json, models: list[Json]) -> Json:
         """All builds as clients see them, with the models that choose each, and the recommended one."""
         default, own = self.default(config), self.installed()
+        tried = {id: item for id, item in self.rehearsals.items()
+                 if id in self.builds and item.get("version") == self.builds[id].version}
         builds = [{**build.as_json(), "used_by": [model["id"] for model in models if model.get("build") == build.id],
-                   "default": build is default, "removable": build in own, "rehearsal": self.rehearsals.get(build.id)}
+                   "default": build is default, "removable": build in own, "rehearsal": tried.get(build.id)}
                   for build in self.builds.values()]
         return {"builds": builds, "recommended": self.recommended}
 
@@ -5410,59 +5412,47 @@ def engine_arguments(build: Build, model: Json, parameters: Json, port: int, ali
               if key not in {"model", *OWN_PARAMETERS} and not (key in LEFT_TO_ENGINE and value == -1)}
     if devices := list(devices or ()):
         values.setdefault("device", ",".join(devices))  # where the parameters name none
-    rendered = {key: option_words(build, key, accepted_value(key, value, values)) for key, value in values.items()}
-    words = [word for option in rendered.values() for word in option or ()]
+    # What newer builds refuse becomes what means the same.
+    if values.get("n-cpu-moe", 0) > MAX_CPU_MOE:
+        values["n-cpu-moe"] = MAX_CPU_MOE
+    if values.get("repeat-last-n", 0) < 0:
+        values["repeat-last-n"] = values.get("ctx-size") or WHOLE_CONTEXT
+    if values.get("repeat-penalty") == 0:
+        values["repeat-penalty"] = 1.0
     served = ["--model", model["path"], "--host", "127.0.0.1", "--port", str(port), "--alias", alias]
-    return ([*build.command, *served, *fixed_words(build), *words],
-            [key for key, option in rendered.items() if option is None])
-
-
-def accepted_value(key: str, value: Any, parameters: Json) -> Any:
-    """`value` of a parameter, or what means the same where newer builds refuse it."""
-    if key == "n-cpu-moe":
-        return min(value, MAX_CPU_MOE)
-    if key == "repeat-last-n" and value < 0:
-        return parameters.get("ctx-size") or WHOLE_CONTEXT
-    return 1.0 if key == "repeat-penalty" and value == 0 else value
-
-
-def fixed_words(build: Build) -> list[str]:
-    """The options that every model gets where the build knows them."""
     if build.options is None:
-        return ["--metrics", "on", "--slots", "on"]
-    page = "no-ui" if "no-ui" in build.options else "no-webui"
-    switches = [f"--{name}" for name in ("metrics", "slots", page, "log-jsonl") if name in build.options]
-    return [*switches, *(["--log-colors", "off"] if build.options.get("log-colors") else [])]
+        fixed = ["--metrics", "on", "--slots", "on"]
+    else:
+        page = "no-ui" if "no-ui" in build.options else "no-webui"
+        fixed = [f"--{name}" for name in ("metrics", "slots", page, "log-jsonl") if name in build.options]
+        fixed += ["--log-colors", "off"] if build.options.get("log-colors") else []
+    rendered = {key: option_words(build.options, key, value) for key, value in values.items()}
+    words = [word for option in rendered.values() for word in option or ()]
+    return [*build.command, *served, *fixed, *words], [key for key, option in rendered.items() if option is None]
 
 
-def option_words(build: Build, key: str, value: Any) -> list[str] | None:
-    """The words for one parameter as the build spells it; None where it knows neither it nor such a value."""
-    text, options = preset_value(value), build.options
+def option_words(options: Mapping[str, str] | None, key: str, value: Any) -> list[str] | None:
+    """The words for one parameter as a build spells it; None where it knows neither it nor such a value."""
+    text, parameter = preset_value(value), PARAMETERS[key]
     if options is None:
         return [f"--{key}", text] if key in {*EMBEDDED_OPTIONS, *COMPOSED_OPTIONS} else None
-    parameter = PARAMETERS[key]
     names = (key, *parameter.aliases)
     name = next((name for name in names if name in options), None)
-    if isinstance(value, bool) and not (name and options[name]):
-        return switch_words(options, name, names, value)
-    if name is None and key == "load-mode" and set(LOAD_MODES[text]) <= set(options):
-        return [f"--{name}" for name in LOAD_MODES[text]]
+    takes = options.get(name or "", "")
+    if isinstance(value, bool) and not takes:
+        negations = (f"no-{name.removesuffix(end)}" for name in names for end in ("", "-auto"))  # --no-mmproj
+        off = next((name for name in negations if name in options), None)
+        word = name if value else off
+        return [f"--{word}"] if word else [] if name or off else None
     if name is None:
-        return None
-    listed = re.findall(r"[\w.+-]+", options[name]) if re.search("[|,]", options[name]) else []  # what it takes
+        modes = LOAD_MODES[text] if key == "load-mode" else ["-"]
+        return [f"--{mode}" for mode in modes] if set(modes) <= set(options) else None
+    listed = re.findall(r"[\w.+-]+", takes) if re.search("[|,]", takes) else []
     if listed and (parameter.kind == "choice" or key == "spec-type") and not set(text.split(",")) <= set(listed):
         return None
-    if not options[name]:  # a switch then, such as flash-attn until August 2025
+    if not takes:  # a switch then, such as flash-attn until August 2025
         return [f"--{name}"] if text == "on" else []
     return [f"--{name}", text]
-
-
-def switch_words(options: Mapping[str, str], on: str | None, names: tuple[str, ...], value: bool) -> list[str] | None:
-    """The word that turns a switch on or off, none where that is how it is; None where there is no such switch."""
-    negations = (f"no-{name.removesuffix(end)}" for name in names for end in ("", "-auto"))  # --no-mmproj
-    off = next((name for name in negations if name in options), None)
-    chosen = on if value else off
-    return [f"--{chosen}"] if chosen else [] if on or off else None
 
 
 def engine_hint() -> Json:
@@ -5558,50 +5548,41 @@ async def tell_installation(dash: Dash, line: str, success: bool | None = None) 
 
 
 async def install_engine(dash: Dash) -> None:
-    """Install the embedded engine where there is none, and say how that went."""
-    problem: str | None = "llamadash's log says why"
-    try:
-        problem = None if await asyncio.to_thread(embedded_python) else await installation_problem(dash)
-        await dash.builds.refresh()
-    finally:
-        success = problem is None and "embedded" in dash.builds.builds
-        line = "The embedded engine is installed." if success else \
-            f"The embedded engine was not installed: {problem or 'Python does not find it'}."
-        log.log(logging.INFO if success else logging.ERROR, line)
-        await tell_installation(dash, line, success)
-    if success:
-        await announce_build(dash, "embedded")
-
-
-async def installation_problem(dash: Dash) -> str | None:
-    """Why the embedded engine could not be installed where this Python finds it, or into data/venv; None: it was."""
+    """Install the embedded engine where this Python finds it, or into data/venv, and say how that went."""
     own = sys.prefix != sys.base_prefix  # a virtual environment may be added to, the system's Python may not
     pip = ["-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off"]
     commands = [[sys.executable, *pip, EMBEDDED_REQUIREMENT]] if own else [
         venv_commands([])[0], [str(VENV_PYTHON), *pip, *script_dependencies(SCRIPT), EMBEDDED_REQUIREMENT]]
+    problem = "llamadash's log says why"
     try:
-        for command in commands:
-            if problem := await asyncio.wait_for(told_output(dash, command), INSTALL_LIMIT):
-                return problem
-    except (OSError, asyncio.TimeoutError) as failure:
-        return str(failure) or f"it took more than {INSTALL_LIMIT / 60:.0f} minutes"
-    importlib.invalidate_caches()
-    return None
+        for command in [] if await asyncio.to_thread(embedded_python) else commands:
+            await asyncio.wait_for(run_installation(dash, command), INSTALL_LIMIT)
+        importlib.invalidate_caches()
+        await dash.builds.refresh()
+        problem = "" if "embedded" in dash.builds.builds else "Python does not find it"
+    except (OSError, EngineFailed, asyncio.TimeoutError) as failure:
+        problem = str(failure) or f"it took more than {INSTALL_LIMIT / 60:.0f} minutes"
+    finally:
+        line = f"The embedded engine was not installed: {problem}." if problem else "The embedded engine is installed."
+        log.log(logging.ERROR if problem else logging.INFO, line)
+        await tell_installation(dash, line, not problem)
+    if not problem:
+        await announce_build(dash, "embedded")
 
 
-async def told_output(dash: Dash, command: list[str]) -> str | None:
-    """Run `command` and tell everybody what it writes: None where it succeeds, else its last error."""
+async def run_installation(dash: Dash, command: list[str]) -> None:
+    """Run `command` and tell everybody what it writes; EngineFailed with its last error."""
     process = await asyncio.create_subprocess_exec(
         *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT)
     assert process.stdout is not None
-    last = ""
+    last = "it said nothing"
     try:
         async for line in process.stdout:
-            text = re.sub(CONTROL, "", line.decode("utf-8", "replace")).strip()[:MAX_LINE]
-            await tell_installation(dash, text)
-            last = text if text and ("error" in text.lower() or "error" not in last.lower()) else last
-        status = await process.wait()
-        return f"{Path(command[0]).name} ended with status {status}: {last or 'it said nothing'}" if status else None
+            if text := re.sub(CONTROL, "", line.decode("utf-8", "replace")).strip()[:MAX_LINE]:
+                await tell_installation(dash, text)
+                last = text if "error" in text.lower() or "error" not in last.lower() else last
+        if status := await process.wait():
+            raise EngineFailed(f"{Path(command[0]).name} ended with status {status}: {last}")
     finally:
         if process.returncode is None:
             process.kill()
@@ -5630,7 +5611,12 @@ STOP_TASKS = 1.5  # s that background tasks have for ending after that; a page w
 STOP_DEADLINE = 13.0  # s from the signal to end until the program leaves, whatever still runs
 STOP_HURRY = 1.0  # s that are left to it after a second signal
 STOP_SECONDS = 45  # until systemd kills the program
-USED_DEVICE = re.compile(r"using device (\S{1,64}) \(.{0,200}\) \(([0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.\d)\)")
+USED_DEVICE = re.compile(r"using device (\S{1,64}) \(.{0,200}\) \((?:([0-9a-f:]{10}\.\d)|.{0,64})\)"
+                         r"(?: - (\d{1,9}) MiB free)?")
+# An allocation that failed: how large and on which device, as far as that is told
+WANTED = re.compile(r"(?i)alloc(?:ate|ating|ation)(?: (?P<device>(?-i:[A-Z])\S{1,99}) buffer|(?: [a-z]+)? buffer)?"
+                    r"(?:,? (?:of )?size)?(?: of| =)? +(?P<size>\d{1,18}(?:\.\d\d)?)(?P<unit> Mi?B)?"
+                    r"(?: on device (?P<index>\d{1,3}))?|current device: (?P<current>\d{1,3}), in function alloc")
 SLOT_LINE = re.compile(r"selected slot by (?:LRU, t_last = (-?\d{1,19})|"
                        r"LCP similarity, (?:f_)?sim_best = (\d\.\d{3}) .{1,40}f_keep = (\d{1,6}\.\d{3}))")
 SPEED_LINE = re.compile(r"n_(?:gen|decoded) = +\d{1,9}, tg = +[\d.]{1,20} t/s, tg_3s = +(\d{1,9}(?:\.\d{1,9})?) t/s")
@@ -5643,22 +5629,24 @@ ALARMING = re.compile(r"(?i)\b(?:error|failed|failure|assert|abort|fatal|out of 
 ORIGIN = r"^(?:\w+ +)?[\w~]+ ?(?:\(\))?: +"  # the function that llama.cpp names before a message
 VAGUE = (r"(?i)failed to load (?:the )?model(?:,? '.*)?$|unable to load model|exiting due to|trying to fit params|"
          r"failed to init|failed to create_?context")
-HARMLESS = re.compile(r"http client error: Connection handling canceled")  # logged as an error when a client leaves
+HARMLESS = re.compile(r"http client error: Connection handling canceled|"  # when a client leaves
+                      r"of pinned memory")  # where plain memory is used then
 NOISE = re.compile(r"^srv +(?:load:   |update_slots|log_ser)|^slot (?:get_availabl|launch_slot_|print_timing|release)")
 # Why a process ended, by what it wrote: the first of these that is found says it, in the reader's words.
 CAUSES = tuple((re.compile(pattern), cause) for pattern, cause in (
     (r"(?i)(?:cuda|hip|rocm|musa|vulkan|metal|sycl|cann).{0,80}out of memory|Malloc failed|cuMemCreate|ALLOC_FAILED|"
      r"out_?of_?(?:device_?memory|resources)|ErrorOutOfMemory|object_allocation_failure|kIOGPU\w{0,64}OutOfMemory|"
-     r"Insufficient Memory|Device memory allocation of size|exceeds device mem|metal.{0,80}failed to allocate buffer|"
-     r"of memory on device|(?:failed|unable) to allocate (?!CPU|\w{0,32}host)(?-i:[A-Z])\w{0,32} buffer(?: of|$)",
-     "The GPU ran out of memory: use a smaller context, fewer layers on the GPU or a smaller KV cache type, "
-     "or unload another model"),
+     r"Insufficient Memory \(0|[Mm]emory allocation of size|exceeds device mem|metal.{0,80}failed to allocate|"
+     r"of memory on device|to allocate [\d.]+ MiB \(err|"
+     r"(?:failed|unable) to allocate (?!CPU|\w{0,32}host)(?-i:[A-Z])[^\s:]{0,64}(?::\d+\])? buffer(?: of|$)",
+     "The GPU ran out of memory{shortage}: use a smaller context, a q8_0 KV cache or fewer layers on the "
+     "GPU{holders}"),
     (r"(?i)Device_?Lost|device lost|Memory access fault|HW Exception by GPU|GPU Hang|Caused GPU|fallen off|\bXid\b|"
      r"error: (?:an illegal|unspecified|misaligned|uncorrectable)|IllegalAddress|kIOGPU\w{0,64}(?:Hang|Timeout|Victim)",
      "The GPU was lost: its driver reset it, or it failed"),
-    (r"(?i)(?:failed|unable) to allocate (?:\w{0,32}(?:CPU|host)\w{0,32} )?buffer|std::bad_alloc|mmap failed|"
-     r"cannot allocate memory|out_?of_?host_?memory|of memory on host",
-     "Main memory ran out: use a smaller context or a smaller model"),
+    (r"(?i)(?:failed|unable) to allocate (?:\w{0,32}(?:CPU|host)\w{0,32} |output )?buffer|std::bad_alloc|mmap failed|"
+     r"cannot allocate memory|out_?of_?host_?memory|of memory on host|\(attempted to allocate|to allocate +[\d.]+ MB",
+     "Main memory ran out{shortage}: use a smaller context, a q8_0 KV cache or a smaller model{holders}"),
     (r"driver version is insufficient|PTX was compiled with an unsupported",
      "The GPU's driver is too old for this build: update the driver, or choose a build for an older one"),
     (r"no kernel image|invalid device function|NoBinaryForGpu|Unable to find code object|TensileLibrary|"
@@ -5691,10 +5679,9 @@ CAUSES = tuple((re.compile(pattern), cause) for pattern, cause in (
 ))
 # What reading answers of wrong types, or of numbers that nobody can compute with, may raise.
 MALFORMED = (AttributeError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError)
-# Starts the engine so that it ends with us while it loads and does not read its standard input yet (Linux).
-LAUNCHER = ("import ctypes,os,signal,sys;ctypes.CDLL(None).prctl(1,signal.SIGKILL,0,0,0);"
-            "os.getppid()==int(sys.argv[1]) or os._exit(1);os.execvp(sys.argv[2],sys.argv[2:])")
-GUARD = 'read -r end; kill -KILL "-$0"'  # waits for our end, whatever it is, and ends an engine's group then (POSIX)
+# Becomes the engine, beside a shell in its group that ends both when the pipe is closed: by our end, whatever it is.
+GUARD = '(read -r end < "/dev/fd/$0"; kill -KILL "-$$") > /dev/null 2>&1 & exec "$@"'
+SHELL = shutil.which("sh")  # there is none on Windows
 
 
 class LineSplitter:
@@ -5743,31 +5730,49 @@ def parse_line(line: bytes) -> LogLine:
     return LogLine(LEVELS.get(str(parsed.get("level"))[:1], "info"), message)
 
 
-def explanation(lines: Sequence[LogLine]) -> str | None:
-    """Why a process ended, from its last lines: a cause that is known, else the last error that says something."""
+def explanation(lines: Iterable[LogLine], free: dict[str, int], taken: dict[str, dict[str, int]]) -> str | None:
+    """Why a process ended, from its last lines: a cause that is known, else the last error that says something.
+
+    Where memory ran out, what was `free` of each (bytes) as it began and what other models had `taken` are told too.
+    """
+    lines = [line for line in lines if not HARMLESS.search(line.text)]
     for pattern, cause in CAUSES:
         for line in lines:
             if found := pattern.search(line.text):
-                return cause.format(*found.groups())
-    errors = [re.sub(ORIGIN, "", line.text).strip() for line in lines
-              if line.level == "error" and not HARMLESS.search(line.text)]
+                short = shortage(lines, free, taken, main=cause.startswith("Main")) if "{shortage}" in cause else {}
+                return cause.format(*found.groups(), **short)
+    errors = [re.sub(ORIGIN, "", line.text).strip() for line in lines if line.level == "error"]
     telling = [item for item in errors if item and not re.search(VAGUE, item)]
     return telling[-1] if telling else errors[-1] if errors else None
 
 
-def memory_breakdown(line: bytes) -> list[Json] | None:
-    """What the engine accounts per device, from a fit_memory_breakdown line; None where it is not understood."""
-    devices: list[Json] = []
+def shortage(lines: list[LogLine], free: dict[str, int], taken: dict[str, dict[str, int]], *,
+             main: bool) -> dict[str, str]:
+    """How much memory an allocation that failed wanted, and where, and which models have some of it, in words."""
+    gpus, wanted = [item for item in free if item != "Main memory"], ""
+    name = "Main memory" if main else gpus[0] if len(gpus) == 1 else ""
+    for found in filter(None, (WANTED.search(line.text) for line in lines)):
+        if found["size"]:
+            size = float(found["size"]) * (2**20 if found["unit"] else 1)
+            wanted = f": {size / 2**30:.2f} GiB more were wanted"
+        if not main:
+            numbered = "[A-Za-z]+" + (found["index"] or found["current"] or "-")
+            name = found["device"] or next((gpu for gpu in gpus if re.fullmatch(numbered, gpu)), name)
+    place = f" on {name}" if name and not main else ""
+    left = f" ({free[name] / 2**30:.2f} GiB were free when the load began)" if name in free else ""
+    holders = [model for model, held in taken.items()
+               if any(held[item] for item in held if (item == "Main memory") == main and name in (item, ""))]
+    return {"shortage": wanted + place + left, "holders": f", or unload {' or '.join(holders[:3])}" if holders else ""}
+
+
+def memory_breakdown(line: bytes) -> dict[str, Json]:
+    """What the engine accounts of each memory, from a fit_memory_breakdown line; {} where it is not understood."""
     with contextlib.suppress(*MALFORMED):
-        for row in json.loads(line)["data"]["rows"]:
-            amounts = {name: int(row[key]) * 2**20 for name, key in
-                       (("used", "self"), ("model", "model"), ("context", "context"), ("compute", "compute"))}
-            kind = "cpu" if row["kind"] == "host" else "gpu"
-            devices.append({"name": str(row["name"])[:64], "kind": kind, **amounts})
-            if not all(map(is_amount, amounts.values())):
-                return None
-        return devices
-    return None
+        parts = (("used", "self"), ("model", "model"), ("context", "context"), ("compute", "compute"))
+        memories = {"Main memory" if row["kind"] == "host" else str(row["name"])[:64]:
+                    {name: int(row[key]) * 2**20 for name, key in parts} for row in json.loads(line)["data"]["rows"]}
+        return memories if all(is_amount(amount) for row in memories.values() for amount in row.values()) else {}
+    return {}
 
 
 def is_amount(value: Any) -> bool:
@@ -5793,7 +5798,8 @@ class EngineOutput:
         self.stage: str | None = None
         self.meta: Json = {}
         self.addresses: dict[str, str] = {}  # of its devices on the PCI bus, by name
-        self.accounted: list[Json] | None = None  # what the engine says of its memory, by device
+        self.free: dict[str, int] = {}  # bytes of each memory as it began
+        self.accounted: dict[str, Json] = {}  # what the engine says of its memory, by device
         self.speed: float | None = None  # the last one known, tokens/s while answering
         self.slots = deque[tuple[float, re.Match[str]]](maxlen=64)  # how each was chosen, and when, a moment ago
 
@@ -5825,29 +5831,24 @@ class EngineOutput:
                 self.take_log(parse_line(line[:MAX_LOG_LINE]))
 
     def take_state(self, line: bytes) -> None:
-        """Take in a state: a load's progress, or that it is ready and what it has loaded."""
-        kind, _, text = line.strip().partition(b":")[2].partition(b":")
-        state, told = kind.decode(), json.loads(text or b"{}")
+        """Take in a state: how far a load has come, or that it is ready and what it has loaded."""
+        state, _, text = line.strip().decode().partition(":")[2].partition(":")
+        told = json.loads(text or "{}")
         if state == "state":
             state, told = told.get("state"), told.get("payload") or {}
         if state == "loading":
-            self.take_progress(told)
+            stages, current = told.get("stages") or [], told.get("current")
+            before = stages.index(current) if current in stages else 0
+            done = (before + min(1.0, float(told["value"]))) / max(1, len(stages))
+            if done > (self.progress or 0.0):
+                self.progress, self.advanced_at = done, time.monotonic()
+            self.stage = "warming up" if done >= 1 else clean_text(str(current))[:64]  # which follows
+            self.changed()
         elif state in ("ready", "info"):
             if state == "ready":
                 self.said_ready.set()
             meta = told.get("meta") or {}
             self.meta |= {key: meta[key] for key in ("n_ctx", "n_ctx_train", "size") if is_amount(meta.get(key))}
-
-    def take_progress(self, payload: Json) -> None:
-        """How far a load has come: `{stages, current, value}`; value 1 is not ready, a warm-up follows."""
-        stages, current = payload.get("stages") or [], payload.get("current")
-        before = stages.index(current) if current in stages else 0
-        done = (before + min(1.0, float(payload["value"]))) / max(1, len(stages))
-        if done > (self.progress or 0.0):
-            self.advanced_at = time.monotonic()
-        self.progress = max(self.progress or 0.0, done)
-        self.stage = "warming up" if self.progress >= 1 else clean_text(str(current))[:64]
-        self.changed()
 
     def take_log(self, line: LogLine) -> None:
         """Learn the speed from one line of the log, and pass it on to the journal."""
@@ -5856,7 +5857,8 @@ class EngineOutput:
         if found := SLOT_LINE.search(line.text):
             self.slots.append((self.heard_at, found))
         if found := USED_DEVICE.search(line.text):
-            self.addresses[found[1]] = found[2]
+            self.addresses |= {found[1]: found[2]} if found[2] else {}
+            self.free |= {found[1]: int(found[3]) * 2**20} if found[3] else {}
         noise = HARMLESS.search(line.text) or (line.level == "info" and NOISE.search(line.text))
         if line.text:
             self.journal.add("debug" if noise else line.level, self.name, line.text)
@@ -5882,6 +5884,7 @@ class Instance:
         self.authorization = {"Authorization": f"Bearer {self.key}"}  # the header that it wants of every request
         self.process: asyncio.subprocess.Process | None = None
         self.output = EngineOutput(name, dash.journal, changed)
+        self.output.free = {item["name"]: item["free"] for item in dash.sampler.memories(dash.builds.devices)}
         self.ready = asyncio.Event()
         self.started = time.monotonic()
         self.ready_at: float | None = None
@@ -5894,44 +5897,33 @@ class Instance:
 
     async def run(self) -> str | None:
         """Start the process and wait for its end. Returns why it ended, None where it was told to."""
-        try:
-            process = await self.spawn()
-        except OSError as problem:
-            return f"{self.build.path} cannot be started: {problem.strerror or problem}"
-        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
-        lasting = self.dash.run_forever
-        readers = [asyncio.ensure_future(lasting(f"output of {self.name}", functools.partial(self.output.read, pipe)))
-                   for pipe in (process.stdout, process.stderr)]
-        follower = asyncio.ensure_future(lasting(f"health of {self.name}", functools.partial(self.follow, process)))
-        guard = None
-        try:
-            with contextlib.suppress(OSError):  # where there is no such shell, as on Windows
-                guard = await asyncio.create_subprocess_exec(
-                    "/bin/sh", "-c", GUARD, str(process.pid), stdin=asyncio.subprocess.PIPE,
-                    stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL, start_new_session=True)
-            if self.stopping:
+        lifeline, ours = os.pipe()
+        with os.fdopen(lifeline, "rb"), os.fdopen(ours, "wb"):
+            guarded = [SHELL, "-c", GUARD, str(lifeline)] if SHELL else []
+            try:
+                self.process = process = await asyncio.create_subprocess_exec(
+                    *guarded, *self.arguments, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+                    stderr=asyncio.subprocess.PIPE, limit=LOG_BLOCK, start_new_session=True,
+                    pass_fds=[lifeline] if SHELL else [],
+                    env=engine_environment(self.key, self.build, self.dash.config.data_dir))
+            except OSError as problem:
+                return f"{self.build.path} cannot be started: {problem.strerror or problem}"
+            assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+            works = {f"output of {self.name}": functools.partial(self.output.read, process.stdout),
+                     f"errors of {self.name}": functools.partial(self.output.read, process.stderr),
+                     f"health of {self.name}": functools.partial(self.follow, process)}
+            *readers, follower = (asyncio.ensure_future(self.dash.run_forever(*item)) for item in works.items())
+            try:
+                if self.stopping:
+                    kill_group(process.pid)
+                status = await process.wait()
+                await asyncio.wait(readers, timeout=0.5)  # its last words
+            finally:
                 kill_group(process.pid)
-            status = await process.wait()
-            await asyncio.wait(readers, timeout=0.5)  # its last words
-        finally:
-            kill_group(process.pid)
-            await cancelled([follower, *readers])
-            process.stdin.close()
-            if guard is not None:
-                await guard.communicate(b"")  # the end of its input is its end
-            self.output.tell_suppressed()
+                await cancelled([follower, *readers])
+                process.stdin.close()
+                self.output.tell_suppressed()
         return None if self.stopping and not self.killed_for else self.failure(status)
-
-    async def spawn(self) -> asyncio.subprocess.Process:
-        """Start the process in a session of its own, so that it cannot outlive us."""
-        command = self.arguments
-        if sys.platform == "linux":  # 20 ms
-            command = [sys.executable, "-I", "-S", "-c", LAUNCHER, str(os.getpid()), *command]
-        self.process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-            limit=LOG_BLOCK, start_new_session=True,
-            env=engine_environment(self.key, self.build, self.dash.config.data_dir))
-        return self.process
 
     async def stop(self, within: float = math.inf) -> None:
         """Ask the process to end, then make it, `within` so many s where it is loaded; run() returns when it has."""
@@ -5966,7 +5958,9 @@ class Instance:
             return self.killed_for
         number = -status if status < 0 else status - 128 if 128 < status < 160 else 0  # as a shell tells of a signal
         named = signal.strsignal(number) if number in signal.valid_signals() else None
-        said = explanation([*map(parse_line, self.output.lines), LogLine("info", named or "")])
+        others = {item.name: item.taken for item in self.dash.pool.instances.values() if item is not self}
+        lines = [*map(parse_line, self.output.lines), LogLine("info", named or "")]
+        said = explanation(lines, self.output.free, others)
         ended = f"killed by signal {number}" if named else f"ended with status {status}"
         if said:
             return f"{said} ({ended})"
@@ -6031,11 +6025,9 @@ class Instance:
             taken, own = await asyncio.to_thread(main_memory_of, self.process.pid)
             self.dash.sampler.addresses |= self.output.addresses
             gpus = await self.dash.sampler.gpu_memory_of(self.process.pid)
-            accounted = {"Main memory" if item["kind"] == "cpu" else item["name"]: item
-                         for item in reversed(self.output.accounted or [])}
-            self.devices = [
-                with_parts({"name": name, "kind": "gpu" if name in gpus else "cpu", "used": used}, accounted.get(name))
-                for name, used in {**gpus, "Main memory": taken}.items()]
+            self.devices = [with_parts({"name": name, "kind": "gpu" if name in gpus else "cpu", "used": used},
+                                       self.output.accounted.get(name))
+                            for name, used in {**gpus, "Main memory": taken}.items()]
             self.taken = {**gpus, "Main memory": own}
             self.changed()
 
@@ -8756,10 +8748,9 @@ SERVER_ADDRESS = (r"(?i)[a-z]{2,5}:/|//|(?:localhost|\[[0-9a-f:.%]+\]|[0-9.]{7,1
 # What people copy along with an address: the paths of OpenAI's API, of ollama's, of pages and of llama-server itself
 ADDRESS_TAIL = (r"(?i)/+(?:v1(?:/.*)?|(?:chat/)?completions?|models|health|props|slots|metrics|ui(?:/.*)?|running"
                 r"|api/(?:chat|generate|tags|version|ps|show|embed\w*))?/*$|(?<=:11434)/api/*$")
-# Programs that tell more: where each is known by what, and where its list is, with name and state, of those in memory
-UPSTREAM_KINDS = {"llama-swap": ("/running", "running", "/running", "running", "model", "state"),
-                  "ollama": ("/api/version", "version", "/api/ps", "models", "name", ""),
-                  "LM Studio": ("/api/v0/models", "data", "/api/v0/models", "data", "id", "state")}
+# Programs that tell which models they have in memory: where, under which key, and by which name and state
+UPSTREAM_KINDS = {"llama-swap": ("/running", "running", "model", "state"), "ollama": ("/api/ps", "models", "name", ""),
+                  "LM Studio": ("/api/v0/models", "data", "id", "state")}
 UPSTREAM_STATES = {"": "loaded", "ready": "loaded", "starting": "loading", "not-loaded": "unloaded"}
 
 
@@ -8920,24 +8911,20 @@ class Upstreams:
                     raise ValueError("its answer is too long")
             return response.status, bytes(body), min(retry_after(response.headers), MAX_RETRY_AFTER)
 
-    async def document(self, upstream: Upstream, path: str, name: str) -> Json:
-        """What an upstream answers in JSON, with the first of what has a `name`; {} where that is no object."""
-        found = None
-        with contextlib.suppress(ValueError, RecursionError):
-            status, body, _ = await self.get(upstream, path)
-            found = await json_in_thread(body, at_most(MAX_UPSTREAM_MODELS, name)) if status == 200 else None
-        return found if isinstance(found, dict) else {}
-
     async def states(self, upstream: Upstream) -> dict[str, str] | None:
         """The states of its models where it is a program that tells them elsewhere; what it is becomes known so."""
-        upstream.kind = upstream.kind if upstream.status == "connected" else None
-        for kind, (sign, key, path, listed, name, state) in UPSTREAM_KINDS.items():
-            if upstream.status != "connected" and key in (known := await self.document(upstream, sign, name)):
-                upstream.kind = clean_text(f"{kind} {str(known[key])[:32]}") if key == "version" else kind
-            if (upstream.kind or "").startswith(kind):
-                found = upstream_items(await self.document(upstream, path, name), listed)
-                told = {str(item.get(name))[:MAX_MODEL_NAME]: str(item.get(state, ""))[:32] for item in found}
-                return {model: UPSTREAM_STATES.get(value, value) for model, value in told.items()}
+        known = upstream.status == "connected"
+        upstream.kind = upstream.kind if known else None
+        for kind, (path, key, name, state) in UPSTREAM_KINDS.items():
+            if upstream.kind == kind or not known:
+                document = None
+                with contextlib.suppress(ValueError, RecursionError):
+                    _, body, _ = await self.get(upstream, path)
+                    document = await json_in_thread(body, at_most(MAX_UPSTREAM_MODELS, name))
+                if (items := upstream_items(document, key)) or document == {key: []}:
+                    upstream.kind = kind
+                    told = {str(item.get(name))[:MAX_MODEL_NAME]: str(item.get(state, ""))[:32] for item in items}
+                    return {model: UPSTREAM_STATES.get(value, value) for model, value in told.items()}
         return None
 
     def via(self, *before: str) -> tuple[str, str]:
@@ -9604,17 +9591,30 @@ class Rehearsal:
         self.parameters = {**group.parameters, **group.common}
 
     async def tell(self, status: str, **outcome: Any) -> Json:
-        """Tell everybody how it goes, as part of the build."""
-        rehearsal = {"model": self.model, "status": status, "old": None, "new": None, "problem": None, **outcome}
-        self.dash.builds.rehearsals[self.build.id] = rehearsal
+        """Tell everybody how it goes, as part of the build; what came of it is kept."""
+        told = self.dash.builds.rehearsals
+        told[self.build.id] = {"model": self.model, "status": status, "version": self.build.version, "old": None,
+                               "new": None, "problem": None, **outcome}
+        if status != "running":
+            kept = {id: item for id, item in told.items() if id in self.dash.builds.builds}
+            await self.dash.chore("rehearsals", self.dash.db.set_meta, "rehearsals", kept)
         return await announce_build(self.dash, self.build.id)
 
     async def run(self) -> None:
-        """Try both, and tell what came of it."""
-        old = None
+        """Try both, the new one in the old one's place where there is no room beside it, and tell what came of it."""
+        old, pool, waited = None, self.dash.pool, 0
         try:
             old = await self.trial(self.running)
-            new = await self.beside() if await self.has_room() else await self.instead()
+            async with contextlib.AsyncExitStack() as stack:
+                if not await self.has_room():
+                    while self.unit.active or self.unit.waiting:
+                        if (waited := waited + 1) > REHEARSAL_WAIT:
+                            raise Conflict("There is no room for both builds, and the model was never idle.")
+                        await asyncio.sleep(1)
+                    await pool.unload(self.model, f"{self.build.id} is tried")
+                    await self.running.gone.wait()
+                    stack.push_async_callback(pool.load, self.model, f"{self.build.id} was tried")
+                new = await self.beside()
             await self.tell("done", old=old, new=new)
         except (DashError, aiohttp.ClientError, OSError, *MALFORMED) as problem:
             log.warning("%s was tried with %s: %s", self.build.id, self.model, problem)
@@ -9627,21 +9627,6 @@ class Rehearsal:
         header, devices = await self.dash.library.header(row), memory.of_model(row, self.build)
         estimate = await asyncio.to_thread(estimate_memory, row, self.parameters, devices, header)
         return bool(estimate["fits"]) and not estimate["spills"]
-
-    async def instead(self) -> Json:
-        """As beside(), with the model out of memory meanwhile, once nobody asks it."""
-        for _ in range(REHEARSAL_WAIT):
-            if not (self.unit.active or self.unit.waiting):
-                break
-            await asyncio.sleep(1)
-        else:
-            raise Conflict("There is no room for both builds, and the model was never idle.")
-        await self.dash.pool.unload(self.model, f"{self.build.id} is tried")
-        await self.running.gone.wait()
-        try:
-            return await self.beside()
-        finally:
-            await self.dash.pool.load(self.model, f"{self.build.id} was tried")
 
     async def beside(self) -> Json:
         """Start the new build, try it and end it."""
@@ -9687,7 +9672,7 @@ async def engines_rehearse(dash: Dash, *, id: Annotated[str, Length(1, 96)], mod
     build = dash.builds.get(id)
     if build.problem:
         raise InvalidRequest(build.problem, field="id")
-    if any(item["status"] == "running" for item in dash.builds.rehearsals.values()):
+    if any(item.get("status") == "running" for item in dash.builds.rehearsals.values()):
         raise Conflict("A build is being tried already.")
     rehearsal = Rehearsal(dash, build, model)
     result = await rehearsal.tell("running")
@@ -12543,6 +12528,8 @@ class Dash:
         self.hub = Hub(self)
         self.library = Library(self)
         self.builds = Builds(config)
+        self.builds.rehearsals = {id: item for id, item in self.db.get_meta("rehearsals", {}).items()
+                                  if isinstance(item, dict)}
         self.pool = Pool(self)
         self.requests = Requests(self)
         self.captures = Captures(self)
