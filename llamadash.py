@@ -5894,6 +5894,7 @@ class Instance:
         self.slots: int | None = None
         self.devices: list[Json] = []  # what it really takes
         self.taken: dict[str, int] = {}  # of that, what is not free for others: mapped weights are file cache
+        self.energy: float | None = None  # J that it has taken without requests, as far as a meter tells
 
     async def run(self) -> str | None:
         """Start the process and wait for its end. Returns why it ended, None where it was told to."""
@@ -6923,7 +6924,8 @@ class Pool:
             call.waits_for(unit.waiting_reason())
         instance: Instance = await future
         call.admitted(instance)
-        call.after, call.others = unit.came_from if call.loading else None, self.dash.requests.occupied(unit.id)
+        call.others = self.dash.requests.occupied(unit.id)
+        call.anatomy = {"after": unit.came_from} if call.loading and unit.came_from else {}
         self.last_used[call.model] = now_ms()
         return instance
 
@@ -7257,11 +7259,9 @@ BODY_TIME = 600.0  # s in which all of it has to be there
 BODY_START = 2**18  # bytes of one that comes in chunks, with their heads, until some of it was read
 CHUNK_SHARE = 4  # bytes of such a body that go on with each that was read: chunks are not smaller than their heads
 BODY_BLOCK = 2**16  # bytes of a body that are looked through, and passed on, at once
-PARSED_AT_ONCE = 2**15  # bytes of a body that are looked through on the loop; more takes a thread,
-MANY_MARKS = 3000  # and so do more quotes and brackets, each of which takes two microseconds
+PARSED_AT_ONCE, MANY_MARKS = 2**15, 3000  # bytes, and quotes and brackets, of a body that need no thread to look at
 MAX_READ_FIELD = 2**16  # bytes of a field of the body that the gateway reads
-KEPT_TAIL = 8192  # bytes at the end of an answer in which its numbers are
-KEPT_HEAD = 4096  # bytes at its beginning: embeddings and Anthropic's streams say there what the prompt was
+KEPT_HEAD, KEPT_TAIL = 4096, 8192  # bytes of an answer in which its numbers are; some say of the prompt at once
 COMMENT_AFTER = 10.0  # s until a stream that waits gets a sign of life, and from one to the next
 UNREAD_LIMIT = 120.0  # s that a client may leave an answer unread before it is cut off
 MAX_ACTIVE_TOLD = 200  # requests under way in one broadcast
@@ -7270,7 +7270,6 @@ STRONG_KEY = 20  # characters of a key that nobody guesses; shorter ones are ref
 LOOKS = ("GET", "HEAD")  # methods that load no model
 NO_KEY: Json = {"id": None, "name": None, "models": None, "requests_per_minute": None}
 ENVIRONMENT_KEY: Json = {**NO_KEY, "id": 0, "name": "environment"}
-TOO_LARGE = f"A request may have at most {MAX_BODY // 2**20} MB."
 MAX_MODEL_NAME = 256  # characters; ours have at most 96, those of an upstream some more
 API_CONNECTIONS = 2000  # at a time, and half as many from one address; the dashboard needs descriptors as well
 # Headers that belong to one connection, that each side here sets by itself, or that are private.
@@ -7297,12 +7296,8 @@ class GatewayError(DashError):
 
     def __init__(self, status: int, message: str, *, code: str | None = None, retry_after: int | None = None) -> None:
         super().__init__(message)
-        self.status, self.reason, self.retry_after = status, code, retry_after
-
-    def answer(self, path: str) -> web.Response:
-        """The error as an HTTP response."""
-        headers = {"Retry-After": str(self.retry_after)} if self.retry_after else None
-        return web.json_response(self.body(path), status=self.status, headers=headers)
+        self.status, self.reason = status, code
+        self.headers = {"Retry-After": str(retry_after)} if retry_after else {}
 
     def body(self, path: str) -> Json:
         """The error as OpenAI's clients expect it, or Anthropic's on their paths."""
@@ -7341,17 +7336,16 @@ class Call:
     loading: float | None = None
     energy: float | None = None  # J
     waits: list[tuple[str, float]] = field(default_factory=list)  # why it waits, and since when
-    after: str | None = None  # why its model had left memory, where that had to be loaded
     others: float = 0.0  # s of requests that its process had had when it came
-    beside: float | None = None  # requests that ran at the same time, on average
-    cache: Json | None = None  # why no more of its prompt came from the cache
+    # what else its time went by: `after` (why its model had left memory, where that had to be loaded), `beside` (how
+    # many ran at the same time, on average), `cache` (why no more of its prompt came from there)
+    anatomy: Json = field(default_factory=dict)
     admitted_at: float | None = None
     first_at: float | None = None
     ended_at: float | None = None
     head: bytes = b""
     tail: bytearray = field(default_factory=bytearray)
     pieces: int = 0  # events of the stream so far: about as many as tokens
-    counted: int = 0  # of these, how many the throughput has taken in
     writing: float | None = None  # since when the client has been given something that it has not taken
     task: asyncio.Task[Any] | None = None
     cancelled_for: tuple[str, str, str | None] | None = None  # how it ends: status, cause and code
@@ -7367,15 +7361,8 @@ class Call:
 
     def waits_for(self, reason: str) -> None:
         """Note why it waits, where that is new."""
-        if len(self.waits) < 20 and (not self.waits or self.waits[-1][0] != reason):
-            self.waits.append((reason, time.monotonic()))
-
-    def anatomy(self) -> Json | None:
-        """What its time went by, beside the numbers of its row: {waits: [[reason, ms]], after, beside, cache}."""
-        ends = [*(since for _, since in self.waits[1:]), self.admitted_at or self.ended_at or time.monotonic()]
-        waits = [[reason, round(1000 * (end - at), 1)] for (reason, at), end in zip(self.waits, ends, strict=False)]
-        found = {"waits": waits, "after": self.after, "beside": self.beside, "cache": self.cache}
-        return {name: value for name, value in found.items() if value not in (None, [])} or None
+        if not self.waits or self.waits[-1][0] != reason:
+            self.waits = [*self.waits[:19], (reason, time.monotonic())]
 
     def feed(self, block: bytes) -> None:
         """Take in a piece of the answer."""
@@ -7397,16 +7384,23 @@ class Call:
             self.ended_at, self.status = time.monotonic(), status
             self.error, self.code = error and error[:1000], None if code is None else str(code)[:64]
 
+    def fail(self, problem: GatewayError) -> None:
+        """Note what the client is told of it, unless how it ended is known."""
+        self.end("failed", str(problem), problem.reason or problem.status)
+
     def row(self) -> Json:
-        """What is stored of it, and shown."""
+        """What is stored of it, and shown; `details` is {waits: [[reason, ms]], after?, beside?, cache?}."""
         end = self.ended_at or time.monotonic()
         first = None if self.first_at is None else round((self.first_at - (self.admitted_at or self.since)) * 1000, 1)
         duration = round((end - self.since) * 1000, 1)
         slot = re.search(rb'"id_slot":(\d{1,4})\b', self.head)
+        moments = [since for _, since in self.waits[1:]] + [self.admitted_at or end]
+        waits = [[reason, round(1000 * (until - since), 1)]
+                 for (reason, since), until in zip(self.waits, moments, strict=False)]
         return {**{name: getattr(self, name) for name in REQUEST_COLUMNS if hasattr(self, name)}, **self.numbers(),
                 "waited": self.waited if self.admitted_at else duration, "duration": duration,
                 "first_token": first if self.stream else None, "slot": int(slot[1]) if slot else None,
-                "details": self.anatomy()}
+                "details": {**({"waits": waits} if waits else {}), **self.anatomy} or None}
 
     def numbers(self) -> Json:
         """Tokens and speeds, from the answer's own `timings` and `usage`; while it runs, from what has come."""
@@ -7477,12 +7471,30 @@ class Requests:
         self.waiting: list[Json] = []
         self.totals = collections.Counter[tuple[str, str, str]]()  # since the start, by metric, model and kind
         self.taken = collections.defaultdict[str, float](float)  # s of the finished requests of each unit
-        self.gained = {"prompt": 0.0, "generated": 0.0}  # tokens since the last sample
-        self.sampled = time.monotonic()
+        self.made = {"prompt": 0, "generated": 0}  # tokens of the finished requests
+        self.sampled = time.monotonic(), self.made  # when the throughput was last asked for, and what was made then
         self.served_at = -math.inf
 
+    @contextlib.contextmanager
+    def account(self, call: Call) -> Iterator[None]:
+        """A request is under way meanwhile; how it ends is noted. GatewayError where too many of its owner wait."""
+        self.begin(call)
+        try:
+            yield
+        except (asyncio.CancelledError, GeneratorExit):
+            call.end(*(call.cancelled_for or ("cancelled", "The client left.")))
+            raise
+        except (DashError, aiohttp.ClientError, OSError) as problem:
+            call.fail(gateway_error(problem))
+            raise
+        except Exception as problem:
+            call.end("failed", repr(problem), 500)
+            raise
+        finally:
+            self.end(call)
+
     def begin(self, call: Call) -> None:
-        """A request has come, in the task that runs; GatewayError where too many of its owner wait."""
+        """A request has come, in the task that runs."""
         if sum(other.owner == call.owner and other.status == "waiting" for other in self.active.values()) \
                 >= MAX_WAITING // 2:
             raise GatewayError(503, "Too many of your requests are waiting.", code="crowded", retry_after=10)
@@ -7493,28 +7505,39 @@ class Requests:
 
     def end(self, call: Call) -> None:
         """A request is over; how is noted in it."""
-        if self.active.pop(call.id, None) is not None:
-            call.end("ok")
-            self.served_at = time.monotonic() if call.status == "ok" else self.served_at
-            row = call.row()
-            if call.admitted_at is not None and call.unit:
-                self.took_part(call, row)
-            self.gained["generated"] += max(0, (row["generated_tokens"] or 0) - call.counted)
-            self.gained["prompt"] += max(0, (row["prompt_tokens"] or 0) - (row["cached_tokens"] or 0))
-            upstream, _, model = call.model.partition("/")
-            if call.unit is None and upstream in self.dash.upstreams.all and \
-                    model not in self.dash.upstreams.all[upstream].models:
-                row["counted_as"] = f"{upstream}/…"  # a client may make up any number of names
-            model = row.get("counted_as", call.model)
-            self.totals["requests_total", model, row["status"]] += 1
-            for kind in TOKEN_KINDS:
-                self.totals["tokens_total", model, kind] += row[f"{kind}_tokens"] or 0
-            self.finished.append(row)
-            if call.admitted_at is not None and call.unit and self.dash.energy.meters:
-                self.dash.energy.ended.append((call.admitted_at, time.monotonic(), row))
-            if row["generated_per_second"]:
-                self.dash.pool.last_speeds[call.model] = row["generated_per_second"]
-            self.dash.pool.mark(call.model)
+        del self.active[call.id]
+        call.end("ok")
+        if call.admitted_at is not None and call.unit:
+            self.took_part(call, call.unit, call.admitted_at)
+        row = call.row()
+        self.made = {"prompt": self.made["prompt"] + max(0, (row["prompt_tokens"] or 0) - (row["cached_tokens"] or 0)),
+                     "generated": self.made["generated"] + (row["generated_tokens"] or call.pieces)}
+        upstream, _, model = call.model.partition("/")
+        if upstream in self.dash.upstreams.all and not (call.unit or model in self.dash.upstreams.all[upstream].models):
+            row["counted_as"] = f"{upstream}/…"  # a client may make up any number of names
+        model = row.get("counted_as", call.model)
+        self.totals["requests_total", model, row["status"]] += 1
+        for kind in TOKEN_KINDS:
+            self.totals["tokens_total", model, kind] += row[f"{kind}_tokens"] or 0
+        self.finished.append(row)
+        if call.admitted_at is not None and self.dash.energy.meters and (unit := self.dash.pool.residency.units.get(
+                call.unit or "")):
+            self.dash.energy.ended.append(Consumer(row, call.admitted_at, time.monotonic(), unit.held))
+        if call.status == "ok":
+            self.served_at = time.monotonic()
+        if row["generated_per_second"]:
+            self.dash.pool.last_speeds[call.model] = row["generated_per_second"]
+        self.dash.pool.mark(call.model)
+
+    def took_part(self, call: Call, unit: str, admitted_at: float) -> None:
+        """Note in a request that has ended beside how many it ran, and why no more of its prompt was cached."""
+        own, instance = time.monotonic() - admitted_at, self.dash.pool.instances.get(unit)
+        call.anatomy["beside"] = round(max(0.0, self.occupied(unit) - call.others) / max(own, 0.001), 1)
+        self.taken[unit] += own
+        until = call.first_at or call.ended_at or math.inf
+        slots = [found for at, found in instance.output.slots if admitted_at - 0.01 <= at <= until] if instance else []
+        if miss := cache_miss(call.numbers(), slots):
+            call.anatomy["cache"] = miss
 
     def unserved_for(self) -> float:
         """Seconds in which requests waited and none was answered."""
@@ -7527,18 +7550,6 @@ class Requests:
         now = time.monotonic()
         return self.taken[unit] + sum(now - call.admitted_at for call in self.active.values()
                                       if call.unit == unit and call.admitted_at is not None)
-
-    def took_part(self, call: Call, row: Json) -> None:
-        """Add to a finished request's row beside how many it ran, and why no more of its prompt was cached."""
-        own = time.monotonic() - (call.admitted_at or 0.0)
-        unit, instance = str(call.unit), self.dash.pool.instances.get(str(call.unit))
-        call.beside = round(max(0.0, self.occupied(unit) - call.others) / max(own, 0.001), 1)
-        self.taken[unit] += own
-        if instance:
-            until = call.first_at or call.ended_at or math.inf
-            call.cache = cache_miss(row, [found for at, found in instance.output.slots
-                                          if (call.admitted_at or 0.0) - 0.01 <= at <= until])
-        row["details"] = call.anatomy()
 
     def cancel(self, call: Call, cause: str, *, status: str = "cancelled", code: str | None = None) -> None:
         """End a request that is under way."""
@@ -7557,43 +7568,34 @@ class Requests:
 
     def counters(self) -> Json:
         """What the sampler saves: requests under way and waiting, and the throughput since the last sample."""
-        now = time.monotonic()
-        for call in self.active.values():
-            self.gained["generated"] += call.pieces - call.counted
-            call.counted = call.pieces
-        span, self.sampled = max(now - self.sampled, 0.001), now
-        gained, self.gained = self.gained, {"prompt": 0.0, "generated": 0.0}
         waiting = sum(call.status == "waiting" for call in self.active.values())
+        made = {**self.made, "generated": self.made["generated"] + sum(call.pieces for call in self.active.values())}
+        (sampled, before), self.sampled = self.sampled, (time.monotonic(), made)
+        span = max(self.sampled[0] - sampled, 0.001)
         return {"requests_processing": len(self.active) - waiting, "requests_deferred": waiting,
-                "prompt_tokens_per_second": round(gained["prompt"] / span, 2),
-                "generated_tokens_per_second": round(gained["generated"] / span, 2),
+                **{f"{kind}_tokens_per_second": round(max(0, made[kind] - before[kind]) / span, 2) for kind in made},
                 "active_models": sum(unit.status == "loaded" for unit in self.dash.pool.residency.units.values())}
 
     def under_way(self) -> list[Json]:
         """The rows of the requests under way, the oldest first, each with why it waits."""
-        reasons = self.reasons()
+        reasons = {item["id"]: item["reason"] for item in self.queue()}
         calls = list(self.active.values())[:MAX_ACTIVE_TOLD]
         return [{**call.row(), "reason": reasons.get(call.id)} for call in calls]
 
-    def reasons(self) -> dict[int, str]:
-        """Why those requests wait that do."""
-        reasons = {ticket.id: reason or "in line" for ticket, reason in self.dash.pool.residency.queue()}
-        for id, reason in reasons.items():
-            if id in self.active:
-                self.active[id].waits_for(reason)
-        return reasons
-
     def queue(self) -> list[Json]:
-        """Who waits for which model, since when and why."""
-        reasons = self.reasons()
-        waiting = [call for call in self.active.values() if call.id in reasons][:MAX_ACTIVE_TOLD]
-        return [{"id": call.id, "model": call.model, "client": call.client, "since": call.timestamp,
-                 "reason": reasons[call.id]} for call in waiting]
+        """Who waits for which model, since when and why; the requests note it as well."""
+        waiting = [(self.active[ticket.id], reason or "in line")
+                   for ticket, reason in self.dash.pool.residency.queue() if ticket.id in self.active]
+        for call, reason in waiting:
+            call.waits_for(reason)
+        return [{"id": call.id, "model": call.model, "client": call.client, "since": call.timestamp, "reason": reason}
+                for call, reason in waiting[:MAX_ACTIVE_TOLD]]
 
     async def publish(self) -> None:
         """Save and broadcast what ended; broadcast what is under way and who waits, at most twice a second."""
+        now = time.monotonic()
         for call in self.active.values():
-            if call.writing is not None and time.monotonic() - call.writing > UNREAD_LIMIT:
+            if call.writing is not None and now - call.writing > UNREAD_LIMIT:
                 self.cancel(call, "The client did not read the answer.", status="failed", code="unread")
         finished, self.finished = self.finished, []
         if finished:
@@ -7601,10 +7603,9 @@ class Requests:
                 await asyncio.to_thread(self.dash.db.add_requests, finished)
             for row in finished[-20:]:  # clients fetch older ones when they need them
                 await self.dash.broadcast("requests:finished", {"request": row})
-        now = time.monotonic()
+        if self.active or self.shown:
+            self.dash.pool.changed.set()  # there is more to tell, in a moment
         if now - self.published_at < 0.5:
-            if self.active or self.shown:
-                self.dash.pool.changed.set()
             return
         shown = tuple((call.id, call.status, call.pieces) for call in self.active.values())
         if shown != self.shown:
@@ -7613,8 +7614,6 @@ class Requests:
         if (waiting := self.queue()) != self.waiting:
             self.waiting = waiting
             await self.dash.broadcast("queue:update", {"waiting": waiting})
-        if self.active:
-            self.dash.pool.changed.set()
 
 
 def cache_miss(row: Json, chosen: list[re.Match[str]]) -> Json | None:
@@ -7660,66 +7659,91 @@ def processor_meters(root: Path = Path("/sys/class/powercap")) -> dict[str, Mete
     return {name: Meter(energy, None, most or math.inf) for name, (energy, most) in packages if energy is not None}
 
 
+@dataclass(eq=False, repr=False)
+class Consumer:
+    """What took energy between two readings of the meters: a request, the row of one that has ended, or a process."""
+    what: Call | Json | Instance
+    begin: float
+    end: float
+    devices: Iterable[str] = ()  # that its process is on, as builds call them
+    idle: bool = False  # it takes what is spent while there are no requests
+    energy: float | None = None  # J; None: no meter tells
+
+
 class EnergyLedger:
-    """Splits what the meters count over the requests in flight and, while there are none, the models in memory."""
+    """Splits what each meter counts over the requests in flight and, while there are none, the models in memory.
+
+    A GPU's meter counts for those that are on this GPU alone, the processor's for all.
+    """
 
     def __init__(self, dash: Dash) -> None:
         self.dash = dash
         self.meters: dict[str, Meter] = {}  # as last read
         self.at = time.monotonic()
-        self.idle_power: float | None = None  # W, when there was no request last
-        self.ended: list[tuple[float, float, Json]] = []  # requests since the meters were read: from, until, and row
-        self.kept: dict[tuple[str, float], float] = {}  # J of each unit without requests since it was loaded, and when
+        self.idle_power: dict[str, float] = {}  # W of each meter, when there was no request last
+        self.ended: list[Consumer] = []  # requests that are over since the meters were read
 
     async def count(self, gpus: list[Json]) -> None:
         """Read the meters, and put what was spent since the last time to the account of whom it was for."""
-        now, ended, before = time.monotonic(), self.ended, self.meters
+        now, begin, before, consumers = time.monotonic(), self.at, self.meters, self.ended
         read = (await self.dash.sampler.probes.read({"energy meters": processor_meters}))["energy meters"] or {}
         self.meters = {**read, **{f"GPU {gpu['index']}": Meter(gpu.get("energy"), gpu["power"]) for gpu in gpus}}
-        span, begin, self.at, self.ended = now - self.at, self.at, now, []
-        spent = [meter.since(before[name], span) for name, meter in self.meters.items() if name in before]
-        total = sum(joules for joules in spent if joules is not None)
-        if span <= 0 or all(joules is None for joules in spent):
-            return
-        active = [(call.admitted_at, now, call) for call in self.dash.requests.active.values()
-                  if call.unit and call.admitted_at is not None]
-        busy: list[tuple[float, float, Any]] = [
-            (max(begin, start), max(begin, end), item) for start, end, item in [*active, *ended]]
-        gap, reached, power = 0.0, begin, total / span
-        for start, end, _ in sorted(busy, key=lambda item: item[0]):
-            gap, reached = gap + max(0.0, start - reached), max(reached, end)
-        if not busy:
-            self.idle_power = power
-        idle = min(power, power if self.idle_power is None else self.idle_power) * max(0.0, gap + now - reached)
-        work, rows = sum(max(0.0, end - start) for start, end, _ in busy) or math.inf, self.residents(idle, begin, now)
-        for start, end, item in busy:
-            share = (total - idle) * max(0.0, end - start) / work
-            if isinstance(item, Call):
-                item.energy = (item.energy or 0.0) + share
-            else:
-                rows.append({**item, "energy": share,
-                             "metered": item["generated_tokens"] if item["energy"] is None else None})
-                await self.dash.chats.metered(item["id"], (item["energy"] or 0.0) + share)
-        await self.dash.requests.publish()  # the rows must be there
-        with contextlib.suppress(DashError):
-            await asyncio.to_thread(self.dash.db.add_energy, rows)
+        self.at, self.ended = now, []
+        held = {id: unit.held for id, unit in self.dash.pool.residency.units.items()}
+        consumers += [Consumer(call, call.admitted_at, now, held.get(call.unit, {}))
+                      for call in self.dash.requests.active.values() if call.unit and call.admitted_at is not None]
+        consumers += [Consumer(instance, instance.started, now, held[id], idle=True)
+                      for id, instance in self.dash.pool.instances.items()]
+        nobody = Consumer({"timestamp": now_ms(), "model": "", "status": "idle", "energy": 0}, begin, now, idle=True)
+        cards = {device["name"]: f"GPU {self.dash.sampler.gpus[id]['index']}"
+                 for device, id in self.dash.sampler.readings(self.dash.builds.devices) if id}
+        for name, meter in self.meters.items():
+            spent = meter.since(before[name], now - begin) if name in before and now > begin else None
+            users = [item for item in consumers if name in read or name in map(cards.get, item.devices)]
+            if spent is not None and (users or name in read):
+                self.split(name, spent, users or [nobody], begin, now)
+        await self.save([*consumers, nobody])
 
-    def residents(self, idle: float, begin: float, now: float) -> list[Json]:
-        """The rows of what the models in memory took, each by its time there; of no model where there was none."""
-        times = {unit: now - max(begin, unit.started_at) for unit in self.dash.pool.residency.units.values()
-                 if unit.resident}
-        shares = {unit: idle * spent / (sum(times.values()) or math.inf) for unit, spent in times.items()}
-        self.kept = {(key := (unit.id, unit.started_at)): self.kept.get(key, 0.0) + share
-                     for unit, share in shares.items()}
-        return [{"timestamp": now_ms(), "model": name, "status": "idle", "energy": share, "metered": None}
-                for name, share in [(unit.name, share) for unit, share in shares.items()] or [("", idle)]]
+    def split(self, name: str, joules: float, users: list[Consumer], begin: float, now: float) -> None:
+        """Split what one meter counted: idle power over the processes, by their time there, the rest over requests."""
+        for item in users:
+            item.begin = max(begin, item.begin)
+        processes, requests = ([item for item in users if item.idle is idle] for idle in (True, False))
+        unused, reached, power = 0.0, begin, joules / (now - begin)  # unused: s without a request
+        for item in sorted(requests, key=lambda item: item.begin):
+            unused, reached = unused + max(0.0, item.begin - reached), max(reached, item.end)
+        if not requests:
+            self.idle_power[name] = power
+        idle = min(power, self.idle_power.get(name, power)) * (unused + now - reached) if processes else 0.0
+        for part, amount in ((processes, idle), (requests, joules - idle)):
+            spans = [item.end - item.begin for item in part]
+            for item, span in zip(part, spans, strict=True):
+                item.energy = (item.energy or 0.0) + amount * span / (sum(spans) or math.inf)
+
+    async def save(self, consumers: list[Consumer]) -> None:
+        """Save what each took: in a request's row, or as that of a model in memory."""
+        rows = list[Json]()
+        for what, energy in [(item.what, item.energy) for item in consumers if item.energy is not None]:
+            if isinstance(what, dict):
+                tokens = what.get("generated_tokens") if what["energy"] is None else None
+                rows.append({**what, "energy": energy, "metered": tokens})
+                await self.dash.chats.metered(what.get("id", 0), (what["energy"] or 0.0) + energy)
+                continue
+            what.energy = (what.energy or 0.0) + energy
+            if isinstance(what, Instance):
+                rows.append({"timestamp": now_ms(), "model": what.name, "status": "idle", "energy": energy,
+                             "metered": None})
+        if rows:
+            await self.dash.requests.publish()  # the rows must be there
+            with contextlib.suppress(DashError):
+                await asyncio.to_thread(self.dash.db.add_energy, rows)
 
     def residencies(self) -> Json:
         """What it costs to keep each model: {model: {since (ms), energy (J), loading (s that a load takes)}}."""
-        units = self.dash.pool.residency.units.values()
-        return {unit.name: {"since": unix_ms(unit.loaded_at), "energy": self.kept.get((unit.id, unit.started_at)),
+        pool = self.dash.pool
+        return {unit.name: {"since": unix_ms(unit.loaded_at), "energy": pool.instances[unit.id].energy,
                             "loading": round(unit.loaded_at - unit.started_at, 1)}
-                for unit in units if unit.status == "loaded"}
+                for unit in pool.residency.units.values() if unit.status == "loaded"}
 
 
 # what is read of a body
@@ -7779,17 +7803,8 @@ class Body(NamedTuple):
         return body
 
 
-def searched(pattern: re.Pattern[bytes], data: bytearray, at: int) -> int:
-    """Where a character that `pattern` means comes next; the end where none does. In steps: others want to run."""
-    while at < len(data):
-        if found := pattern.search(data, at, at + BODY_BLOCK):
-            return found.start()
-        at += BODY_BLOCK
-    return len(data)
-
-
 def string_end(data: bytearray, at: int) -> int:
-    """Where the JSON string is over that begins at `at`; the end of the data where it does not end."""
+    """Where the JSON string is over that begins at `at`; the end of the data where it does not end. In steps."""
     at += 1
     while (found := STRING_REST.match(data, at, at + BODY_BLOCK)) and found.end() < len(data) - 1:
         at = found.end()
@@ -7802,8 +7817,12 @@ def scanned_json(data: bytearray) -> Body:
     """Where the fields of a JSON object are that the gateway must know; GatewayError where it is no object."""
     depth, at, begins, name, value = 0, 0, 0, "", 0  # name and value: of the field that is being read
     fields: dict[str, list[tuple[int, int]]] = {}
-    while (at := searched(OUTER_MARK if depth < 2 else INNER_MARK, data, at)) < len(data):
-        mark = data[at:at + 1]
+    while at < len(data):
+        found = (OUTER_MARK if depth < 2 else INNER_MARK).search(data, at, at + BODY_BLOCK)  # in steps: others want to
+        if not found:  # run meanwhile
+            at += BODY_BLOCK
+            continue
+        at, mark = found.start(), found[0]
         if depth == 0 and (mark != b"{" or data[:at].strip()):
             break
         if mark == b'"':
@@ -7991,12 +8010,12 @@ async def answer_objects(response: aiohttp.ClientResponse, call: Call) -> AsyncI
         raise EngineFailed("the engine's answer is not understood: is this a llama-server?")
 
 
-class Exchange:
+@dataclass(repr=False)
+class Exchange(ModelRequest):
     """One request of a client: streams the model's answer back to it, and says what goes wrong."""
-
-    def __init__(self, request: web.BaseRequest, asking: ModelRequest, body: contextlib.ExitStack) -> None:
-        self.request, self.asking, self.call, self.body = request, asking, asking.call, body
-        self.response: web.StreamResponse | None = None  # once something was sent to the client
+    request: web.BaseRequest
+    held: contextlib.ExitStack  # what ends once the body is sent
+    response: web.StreamResponse | None = None  # once something was sent to the client
 
     async def run(self) -> web.StreamResponse:
         """The answer; a GatewayError where nothing of it was sent yet."""
@@ -8006,29 +8025,27 @@ class Exchange:
                 with contextlib.ExitStack() as signs:  # a stream that waits for long gets comments meanwhile
                     if call.stream:
                         signs.callback(asyncio.ensure_future(self.signs_of_life()).cancel)
-                    answer = await self.asking.ask(stack)
-                self.asking.body = None  # it is not needed again, and may be large
-                self.body.close()
-                await self.stream(answer)
+                    answer = await self.ask(stack)
+                self.body = None  # it is not needed again, and may be large
+                self.held.close()
+                return await self.stream(answer)
         except (DashError, aiohttp.ClientError, OSError) as problem:
             if self.request.transport is None or self.request.transport.is_closing():
                 call.end("cancelled", "The client left.")
             return await self.failed(gateway_error(problem))
         except asyncio.CancelledError:
-            call.end(*(call.cancelled_for or ("cancelled", "The client left.")))
             if call.cancelled_for is None:
                 raise
+            call.end(*call.cancelled_for)
             if hasattr(task := asyncio.current_task(), "uncancel"):
                 task.uncancel()  # type: ignore[union-attr]
             return await self.failed(GatewayError(401 if call.code == "key_revoked" else 503, str(call.error)))
-        assert self.response is not None
-        return self.response
 
     async def failed(self, problem: GatewayError) -> web.StreamResponse:
         """Tell the client: with a status, or where its stream has only just begun with an event in it."""
-        self.call.end("failed", str(problem), problem.reason or problem.status)
         if self.response is None:
             raise problem
+        self.call.fail(problem)
         if self.response.content_type == "text/event-stream" and not self.call.head:
             kind = b"event: error\n" if is_anthropic(self.request.path) else b""
             with contextlib.suppress(OSError, aiohttp.ClientError):
@@ -8043,18 +8060,12 @@ class Exchange:
         with contextlib.suppress(OSError, aiohttp.ClientError):
             while True:
                 await asyncio.sleep(COMMENT_AFTER)
-                response = self.response
-                if response is None:
-                    response = await self.begin(200, [("Content-Type", "text/event-stream")])
-                await response.write(f": {self.progress()}\n\n".encode())
-
-    def progress(self) -> str:
-        """How far the request is, for the client that waits."""
-        if self.call.status == "running":
-            return "processing the prompt"
-        instance = self.asking.dash.pool.instances.get(self.call.unit or "")
-        share = instance.output.progress if instance else None
-        return "waiting" if share is None else f"loading {share * 100:.0f} %"
+                response = self.response or await self.begin(200, [("Content-Type", "text/event-stream")])
+                instance = self.dash.pool.instances.get(self.call.unit or "")
+                loaded = instance.output.progress if instance else None
+                state = "waiting" if loaded is None else f"loading {loaded * 100:.0f} %"
+                state = "processing the prompt" if self.call.status == "running" else state
+                await response.write(f": {state}\n\n".encode())
 
     async def begin(self, status: int, headers: list[tuple[str, str]]) -> web.StreamResponse:
         """Send the status and the headers to the client."""
@@ -8066,7 +8077,7 @@ class Exchange:
         await response.prepare(self.request)
         return response
 
-    async def stream(self, answer: aiohttp.ClientResponse) -> None:
+    async def stream(self, answer: aiohttp.ClientResponse) -> web.StreamResponse:
         """Pass the answer on, piece by piece as it comes."""
         call, response = self.call, self.response
         if response is not None and answer.status >= 400:
@@ -8083,6 +8094,7 @@ class Exchange:
             call.end("failed", error_text(call.tail, answer.status), answer.status)
         call.writing = time.monotonic()
         await response.write_eof()
+        return response
 
 
 def gateway_error(problem: Exception) -> GatewayError:
@@ -8168,41 +8180,32 @@ class Gateway:
         # without an application, whose router takes a moment for each slash of a path
         http = web.Server(self.routing.handle, logger=ListenerLog(limits.refused), keepalive_timeout=KEEPALIVE_TIME,
                           access_log=None, handler_cancellation=True, auto_decompress=False, max_line_size=16384)
-        runner = web.ServerRunner(http, shutdown_timeout=1.0)
-        await runner.setup()
         async with contextlib.AsyncExitStack() as stack:
-            stack.push_async_callback(runner.cleanup)
+            stack.push_async_callback(http.shutdown, 1.0)
             self.keys.exposed = True  # until it is known what `host` stands for
-            server = await self.bound(functools.partial(LimitedProtocol, limits, http), host, port)
+            create = functools.partial(asyncio.get_running_loop().create_server, functools.partial(
+                LimitedProtocol, limits, http), host, backlog=API_CONNECTIONS)
+            try:
+                server, other = await create(port), None
+            except OSError as problem:
+                if problem.errno not in (errno.EADDRINUSE, errno.EACCES):
+                    reason = f"The API's address {host}:{port} cannot be used ({problem.strerror or problem})."
+                    self.warn("port", reason)
+                    raise EngineUnavailable(reason) from None
+                server, other = await create(0), f"Port {port} is used by another program: the API is at"
             stack.callback(server.close)
             addresses = [listener.getsockname()[0] for listener in server.sockets]
             await asyncio.to_thread(self.keys.set_exposed, not all(map(is_loopback, addresses)))
             self.server, self.closing = server, stack.pop_all()
+        port = server.sockets[0].getsockname()[1]
+        self.warn("port", other and f"{other} {port} instead.")
         local = EVERY_ADDRESS.get(addresses[0], host)
         local = f"[{local}]" if ":" in local else local
-        port = server.sockets[0].getsockname()[1]
         self.url = f"http://{local}:{port}"
         local = lan_address(self.dash.web.name) if addresses[0] in EVERY_ADDRESS else local
         self.base_url = f"http://{local}:{port}/v1"
         self.applied = {key: config[key] for key in ("api_host", "api_port")}
         log.info("the API is at %s/v1", self.url)
-
-    async def bound(self, protocol: Callable[[], LimitedProtocol], host: str, port: int) -> asyncio.Server:
-        """A server on `port`, or on another one where that is taken."""
-        create = functools.partial(asyncio.get_running_loop().create_server, protocol, host, backlog=API_CONNECTIONS)
-        try:
-            server = await create(port)
-            self.warn("port", None)
-            return server
-        except OSError as problem:
-            if problem.errno not in (errno.EADDRINUSE, errno.EACCES):
-                reason = f"The API's address {host}:{port} cannot be used ({problem.strerror or problem})."
-                self.warn("port", reason)
-                raise EngineUnavailable(reason) from None
-        server = await create(0)
-        bound = server.sockets[0].getsockname()[1]
-        self.warn("port", f"Port {port} is used by another program: the API is at {bound} instead.")
-        return server
 
     async def stop(self, *, restore: bool = False) -> None:
         """End every request and every model, and close the port."""
@@ -8235,29 +8238,18 @@ class Gateway:
 
         Raises EngineUnavailable or EngineFailed.
         """
-        target, requests = await self.routing.target(call.model), self.dash.requests
-        requests.begin(call)
+        target = await self.routing.target(call.model)
         asking = ModelRequest(self.dash, call, target, "POST", call.endpoint, [("Content-Type", "application/json")],
                               scanned_json(bytearray(encoded(body))))
         try:
             async with contextlib.AsyncExitStack() as stack:
+                stack.enter_context(self.dash.requests.account(call))
                 answer = await asking.ask(stack)
                 if answer.status != 200:
                     raise EngineFailed(error_text(await answer.content.read(KEPT_TAIL), answer.status))
                 yield answer_objects(answer, call)
-        except (asyncio.CancelledError, GeneratorExit):
-            call.end(*(call.cancelled_for or ("cancelled", "The client left.")))
-            raise
-        except (DashError, aiohttp.ClientError, OSError) as problem:
-            call.end("failed", str(gateway_error(problem)), gateway_error(problem).reason)
-            if isinstance(problem, DashError):
-                raise
+        except (aiohttp.ClientError, OSError):
             raise EngineUnavailable("The engine ended while it answered.") from None
-        except Exception as problem:  # an answer that nobody understood
-            call.end("failed", repr(problem))
-            raise
-        finally:
-            requests.end(call)
 
     def warn(self, about: str, message: str | None) -> None:
         """Set the warning on a subject, or clear it; a new one is logged."""
@@ -8316,11 +8308,12 @@ class Routing:
         request = below_base(request, self.dash.config.base_paths)
         try:
             response = await self.routed(request)
-        except DashError as problem:  # whose frames would keep the body in memory
-            response = gateway_error(problem.with_traceback(None)).answer(request.path)
-        except Exception:
-            log.exception("a request for %s failed", request.path[:100])
-            response = GatewayError(500, "llamadash has failed; its log says how.").answer(request.path)
+        except Exception as problem:
+            if not isinstance(problem, DashError):
+                log.exception("a request for %s failed", request.path[:100])
+                problem = GatewayError(500, "llamadash has failed; its log says how.")
+            told = gateway_error(problem.with_traceback(None))  # its frames would keep the body in memory
+            response = web.json_response(told.body(request.path), status=told.status, headers=told.headers)
         if request.content.is_eof():
             LimitedProtocol.expect(request)
         else:
@@ -8345,15 +8338,15 @@ class Routing:
         path, named = split_upstream_path(request)
         if named is None and request.method != "POST" and not looks:
             raise GatewayError(400, "There is nothing here for this method.")
-        with contextlib.ExitStack() as body:
-            return await self.passed_on(request, key, path, named, body)
+        with contextlib.ExitStack() as held:
+            return await self.passed_on(request, key, path, named, held)
 
     async def passed_on(self, request: web.BaseRequest, key: Json, path: str, named: Any,
-                        body: contextlib.ExitStack) -> web.StreamResponse:
-        """Pass a request on to the model that its path, its body or its query names; `body` ends when that is sent."""
+                        held: contextlib.ExitStack) -> web.StreamResponse:
+        """Pass a request on to the model that its path, its body or its query names; `held` ends when that is sent."""
         content, queried = None, named or request.query.get("model")
         if request.method not in LOOKS:
-            content = await self.read_body(request, queried is not None, body)
+            content = await self.read_body(request, queried is not None, held)
             named = named or content.value("model")
         target = await self.target(named or queried, key["models"])
         address = client_address(request, self.dash.config.trusted_proxies)
@@ -8362,17 +8355,11 @@ class Routing:
                     clean_text(path.partition("?")[0][:200]), key=key["name"], key_id=key["id"],
                     stream=content is not None and content.value("stream") is True,
                     owner=key["name"] or counted_address(address))
-        asking = ModelRequest(self.dash, call, target, request.method, path, passed_headers(request.headers), content)
-        if content is not None:
-            self.dash.requests.begin(call)
-        del content  # the exchange drops it as soon as it can
-        try:
-            return await Exchange(request, asking, body).run()
-        except Exception as problem:
-            call.end("failed", str(problem), 500)
-            raise
-        finally:
-            self.dash.requests.end(call)
+        exchange = Exchange(self.dash, call, target, request.method, path, passed_headers(request.headers), content,
+                            request, held)
+        with contextlib.nullcontext() if content is None else self.dash.requests.account(call):
+            del content  # the exchange drops it as soon as it can
+            return await exchange.run()
 
     # models
 
@@ -8433,25 +8420,23 @@ class Routing:
 
     async def read_body(self, request: web.BaseRequest, named: bool, held: contextlib.ExitStack) -> Body:
         """The whole body, and what must be known of it; `held` is for as long as it takes memory."""
-        data, ends, size, announced = bytearray(), time.monotonic() + BODY_TIME, 0, request.content_length or 0
-        if announced > MAX_BODY:
-            raise GatewayError(413, TOO_LARGE)
+        data, ends, announced = bytearray(), time.monotonic() + BODY_TIME, request.content_length or 0
         held.callback(self.bodies.pop, id(request), None)
-        if request.headers.get("Expect", "").lower() == "100-continue" and request.transport:
+        if request.headers.get("Expect", "").lower() == "100-continue" and request.transport and announced <= MAX_BODY:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         try:
-            while not request.content.at_eof():  # most are here already, and a wait_for costs turns of the loop
-                block = request.content.read_nowait() or await asyncio.wait_for(
-                    request.content.readany(), min(BODY_SILENCE, ends - time.monotonic()))
-                if PARSED_AT_ONCE < size == len(data) < announced:  # it does come: growing by pieces costs more
-                    data = data.ljust(announced, b"\0")
-                LimitedProtocol.expect(request, CHUNK_SHARE * len(block), again=True)
-                data[size:size + len(block)] = block
-                size, self.bodies[id(request)] = size + len(block), len(data)
-                if size > MAX_BODY:
-                    raise GatewayError(413, TOO_LARGE)
+            while True:
+                self.bodies[id(request)] = len(data)
+                if max(announced, len(data)) > MAX_BODY:
+                    raise GatewayError(413, f"A request may have at most {MAX_BODY // 2**20} MB.")
                 if sum(self.bodies.values()) > MAX_BODIES:
                     raise GatewayError(503, "Too many large requests are waiting.", code="crowded", retry_after=5)
+                if request.content.at_eof():
+                    break
+                block = request.content.read_nowait() or await asyncio.wait_for(  # most are here, and it takes turns
+                    request.content.readany(), min(BODY_SILENCE, ends - time.monotonic()))
+                LimitedProtocol.expect(request, CHUNK_SHARE * len(block), again=True)
+                data += block
         except asyncio.TimeoutError:
             raise GatewayError(408, "The rest of the request did not come.") from None
         except (OSError, aiohttp.ClientError, web.RequestPayloadError, ValueError) as problem:

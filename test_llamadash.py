@@ -8402,61 +8402,141 @@ async def test_targets_that_are_no_paths_are_refused(start: Callable[..., Server
 QUIET = {"quiet": True}  # the fake engine does not note these
 
 
+class Metered:
+    """A machine with a processor and cards whose meters and clock are set by hand, and one process on each card."""
+
+    def __init__(self, dash: StubDash, monkeypatch: pytest.MonkeyPatch, **models: list[str]) -> None:
+        self.dash, self.ledger = dash, dash.energy
+        self.clock, self.package = dash.energy.at, 1000.0
+        monkeypatch.setattr(time, "monotonic", lambda: self.clock)
+        monkeypatch.setattr(llamadash, "processor_meters",
+                            lambda: {"package": llamadash.Meter(self.package, None, 1200.0)})
+        names = [f"CUDA{at}" for at in range(max(len(models), 2))]
+        build = llamadash.Build("x", "llama-server", (), "x", devices=tuple(
+            {"name": name, "description": name, "total": 16 << 30, "free": 0} for name in names))
+        dash.builds.builds = {"x": build}
+        dash.sampler.gpus = {f"GPU-{at}": {
+            "index": at, "name": f"NVIDIA {name}", "vendor": "nvidia", "memory_used": 0, "memory_total": 16 << 30,
+            "address": f"{at}", "energy": 5000.0, "power": 1.0} for at, name in enumerate(names)}
+        for name, devices in models.items():
+            dash.pool.residency.units[name] = llamadash.Unit(
+                name, name, status="loaded", started_at=self.clock - 99, loaded_at=self.clock - 90,
+                held=dict.fromkeys([*devices, "Main memory"], 1))
+            instance = dash.pool.instances[name] = llamadash.Instance(dash, name, build, ["--port", "1"])
+            instance.started = self.clock - 99
+
+    async def passed(self, seconds: float, package: float, *cards: float | None) -> None:
+        """So many seconds later the meters have counted so many joules more."""
+        self.clock, self.package = self.clock + seconds, (self.package + package) % 1200
+        for gpu, joules in zip(self.dash.sampler.gpus.values(), cards, strict=False):
+            gpu["energy"] = joules if joules is None else gpu["energy"] + joules
+        await self.ledger.count(list(self.dash.sampler.gpus.values())[:len(cards)])
+
+    def begin(self, model: str, **fields: Any) -> llamadash.Call:
+        """A request for a model that is loaded."""
+        found = llamadash.Call(0, model, "curl", "/v1/completions", admitted_at=self.clock, **fields)
+        self.dash.requests.begin(found)
+        found.unit = model
+        return found
+
+    def usage(self) -> dict[str | None, tuple[float | None, float | None]]:
+        """The energy of the requests for each model, and without requests; in all under the name `total`."""
+        rows, total = self.dash.db.usage(0, llamadash.now_ms(), "model")
+        return {row.get("model", "total"): (row["energy"], row["idle_energy"]) for row in [*rows, total]}
+
+
 @run_async
 async def test_energy_is_split_over_requests_and_models(dash: StubDash, monkeypatch: pytest.MonkeyPatch) -> None:
     """What all accounts get is what the meters show, in each row and in the usage; idle power is not the requests'."""
-    ledger, pool = dash.energy, dash.pool
-    clock, joules = [ledger.at], [1000.0]
-    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(llamadash, "processor_meters", lambda: {"package": llamadash.Meter(joules[0], None, 1200.0)})
-    gpu: Json = {"index": 0, "energy": 5000.0, "power": 1.0}
-    for name in ("a", "b"):
-        pool.residency.units[name] = llamadash.Unit(name, name, status="loaded", started_at=clock[0] - 99,
-                                                    loaded_at=clock[0] - 90)
-
-    async def passed(seconds: float, package: float, card: float | None) -> None:
-        clock[0], joules[0] = clock[0] + seconds, (joules[0] + package) % 1200
-        gpu["energy"] = card if card is None else gpu["energy"] + card
-        await ledger.count([gpu])
-
-    told: list[tuple[int, float]] = []
+    machine, told = Metered(dash, monkeypatch, a=["CUDA0"], b=["CUDA0"]), list[tuple[int, float]]()
 
     async def metered(request: int, energy: float) -> None:
         told.append((request, energy))
     monkeypatch.setattr(dash.chats, "metered", metered)
-
-    def call(model: str, **fields: Any) -> llamadash.Call:
-        found = llamadash.Call(0, model, "curl", "/v1/completions", unit=model, admitted_at=clock[0], **fields)
-        dash.requests.begin(found)
-        found.unit = model
-        return found
-    await passed(10, 0, 0)  # the meters are known now
-    await passed(10, 100, 100)  # 20 W, nobody asks
-    first, second = call("a"), call("b")
-    clock[0] += 4
+    await machine.passed(10, 0, 0)  # the meters are known now
+    await machine.passed(10, 100, 100)  # 20 W, nobody asks
+    first, second = machine.begin("a"), machine.begin("b")
+    machine.clock += 4
     dash.requests.end(first)
-    await passed(6, 300, 700)  # both for 4 s, then one for 6
+    await machine.passed(6, 300, 700)  # both for 4 s, then one for 6
     assert second.energy == pytest.approx(1000 * 10 / 14)
-    clock[0] += 1
+    machine.clock += 1
     dash.requests.end(second)
-    await passed(9, 100, 300)  # one for 1 s; 9 s idle at 20 W
+    await machine.passed(9, 100, 300)  # one for 1 s; 9 s idle at 20 W
     rows = {row["model"]: row["energy"] for row in dash.db.requests()}
     assert rows == {"a": pytest.approx(1000 * 4 / 14), "b": pytest.approx(1000 * 10 / 14 + 400 - 180)}
     assert told == [(first.id, pytest.approx(rows["a"])), (second.id, pytest.approx(rows["b"]))]
-    usage, total = dash.db.usage(0, llamadash.now_ms(), "model")
-    assert {row["model"]: row["energy"] for row in usage} == rows
-    assert [row["idle_energy"] for row in usage] == [pytest.approx((200 + 180) / 2)] * 2
-    assert total["energy"] + total["idle_energy"] == pytest.approx(200 + 1000 + 400)
-    assert ledger.residencies()["a"]["energy"] == pytest.approx(190)
-    assert ledger.residencies()["a"]["loading"] == 9
+    usage = machine.usage()
+    energy, idle = usage.pop("total")
+    assert usage == {name: (energy, pytest.approx((200 + 180) / 2)) for name, energy in rows.items()}
+    assert (energy or 0) + (idle or 0) == pytest.approx(200 + 1000 + 400)
+    assert dash.energy.residencies()["a"] == {
+        "since": llamadash.unix_ms(machine.clock - 90 - 40), "loading": 9, "energy": pytest.approx(190)}
     monkeypatch.setattr(llamadash, "processor_meters", dict)
-    await passed(10, 0, None)  # no counter: watts over time
-    assert dash.db.usage(0, llamadash.now_ms(), "model")[1]["idle_energy"] == pytest.approx(380 + 10)
-    gpu["power"] = None
-    await passed(10, 0, None)
-    await passed(10, 0, None)  # nothing is known
-    assert dash.db.usage(0, llamadash.now_ms(), "model")[1]["idle_energy"] == pytest.approx(380 + 20)
-    assert (ledger.kept and dash.db.requests()[0]["status"]) == "ok"
+    await machine.passed(10, 0, None)  # no counter: watts over time
+    assert machine.usage()["total"][1] == pytest.approx(380 + 10)
+    dash.sampler.gpus["GPU-0"]["power"] = None
+    await machine.passed(10, 0, None)
+    await machine.passed(10, 0, None)  # nothing is known
+    assert machine.usage()["total"][1] == pytest.approx(380 + 20)
+    assert dash.db.requests()[0]["status"] == "ok"
+
+
+@run_async
+async def test_a_card_s_energy_is_of_what_is_on_it(dash: StubDash, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two cards with other power, a model on each: nobody pays for the other's, all pay for the processor's."""
+    machine = Metered(dash, monkeypatch, small=["CUDA0"], large=["CUDA1"])
+    await machine.passed(10, 0, 0, 0)
+    await machine.passed(10, 100, 200, 500)  # 10 W, 20 W and 50 W without requests
+    assert machine.usage() == {"small": (None, pytest.approx(250)), "large": (None, pytest.approx(550)),
+                               "total": (None, pytest.approx(800))}
+    calls = [machine.begin("small"), machine.begin("large")]
+    await machine.passed(10, 200, 1000, 3000)
+    assert [call.energy for call in calls] == [pytest.approx(1100), pytest.approx(3100)]
+    dash.requests.end(calls[0])
+    machine.clock += 5
+    dash.requests.end(calls[1])
+    await machine.passed(5, 150, 200, 2000)  # the large one for 5 s: 50 J, 1750 J of its card
+    usage = machine.usage()
+    assert usage["small"] == (pytest.approx(1100), pytest.approx(250 + 25 + 200))
+    assert usage["large"] == (pytest.approx(3100 + 100 + 1750), pytest.approx(550 + 25 + 250))
+    assert sum(value or 0 for value in usage["total"]) == pytest.approx(800 + 4200 + 2350)
+    # now the large one is on both cards; then no model is on the second
+    dash.pool.residency.units["large"].held = {"CUDA0": 1, "CUDA1": 1}
+    before, call = usage["total"][0] or 0, machine.begin("large")
+    await machine.passed(10, 100, 700, 900)
+    assert call.energy == pytest.approx(100 + 700 + 900)
+    dash.requests.end(call)
+    await machine.passed(0.001, 0, 0, 0)
+    del dash.pool.residency.units["large"], dash.pool.instances["large"]
+    after = machine.usage()
+    await machine.passed(10, 40, 100, 999)
+    assert machine.usage()["total"] == (after["total"][0], pytest.approx((after["total"][1] or 0) + 140))
+    assert after["total"][0] == pytest.approx(before + 1700)
+
+
+@run_async
+async def test_energy_that_no_meter_tells_is_unknown(dash: StubDash, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a model on a card without a meter, beside one with; the processor's counts where no model is in memory."""
+    machine = Metered(dash, monkeypatch, told=["CUDA0"], untold=["CUDA1"], elsewhere=[])
+    monkeypatch.setattr(llamadash, "processor_meters", dict)
+    dash.sampler.gpus["GPU-1"] |= {"energy": None, "power": None}
+    calls = {name: machine.begin(name) for name in ("told", "untold", "elsewhere")}
+    await machine.passed(10, 0, 0, None)
+    await machine.passed(10, 0, 100, None)
+    assert {name: call.energy for name, call in calls.items()} == {"told": 100, "untold": None, "elsewhere": None}
+    for call in calls.values():
+        dash.requests.end(call)
+    await machine.passed(10, 0, 50, None)
+    assert {row["model"]: row["energy"] for row in dash.db.requests()} == {
+        "told": pytest.approx(100), "untold": None, "elsewhere": None}
+    assert {name: item["energy"] for name, item in dash.energy.residencies().items()} == {
+        "told": pytest.approx(50), "untold": None, "elsewhere": None}
+    dash.pool.instances.clear()
+    monkeypatch.setattr(llamadash, "processor_meters", lambda: {"package": llamadash.Meter(machine.package)})
+    await machine.passed(10, 0, 10, None)
+    await machine.passed(10, 30, 10, None)
+    assert machine.usage()[None] == (None, pytest.approx(30))
 
 
 @pytest.mark.parametrize(("lines", "prompt", "cached", "miss"), [
