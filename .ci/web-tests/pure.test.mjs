@@ -1,8 +1,16 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { bytes, duration, fixed, number, percent, plural, rate, relativeTime, tokens } from "../../web/core/format.js";
+import { bytes, duration, fixed, modelName, number, percent, plural, rate, relativeTime, tokens } from "../../web/core/format.js";
 import { matchPath } from "../../web/core/router.js";
 import { lineRuns, nearestIndex, niceTicks, timeTicks } from "../../web/components/chart.js";
+
+test("a model is called by its name, where no other has it, and else by its id", () => {
+  const models = [{ id: "a-Q4", name: "A" }, { id: "a-Q8", name: "A" }, { id: "b", name: "B" }, { id: "c", name: "" }];
+  for (const [id, name] of [["a-Q4", "a-Q4"], ["b", "B"], ["c", "c"], ["gone", "gone"]]) {
+    assert.equal(modelName(models, id), name);
+  }
+  assert.equal(modelName(null, "b"), "b");
+});
 
 test("numbers read well, and unknown is a dash", () => {
   const table = [

@@ -1,5 +1,5 @@
 import { h } from "../core/component.js";
-import { bytes } from "../core/format.js";
+import { bytes, modelName } from "../core/format.js";
 import { IN_MEMORY } from "./model-status.js";
 import { Panel, cardHeader } from "./panel.js";
 
@@ -25,8 +25,9 @@ export function divided({ name, total, free, held }, models) {
     return taken;
   };
   /** @type {Array<{key: string, name: string, size: number, color: number | null}>} */
-  const parts = models.map(({ id, name: title, runtime }, at) => {
+  const parts = models.map(({ id, runtime }, at) => {
     const used = (runtime?.devices ?? []).find((/** @type {Json} */ one) => one.name === name)?.used ?? 0;
+    const title = modelName(/** @type {any} */ (models), id);
     return { key: `model-${id}`, name: title, size: take(used), color: deviceColor(at) };
   });
   const known = total - room;

@@ -7,7 +7,7 @@
  */
 
 import { h } from "../core/component.js";
-import { clock, dateTime, duration } from "../core/format.js";
+import { clock, dateTime, duration, modelName } from "../core/format.js";
 import { icon } from "./icon.js";
 
 /** @type {Record<string, string | null>} what a model is from this kind of event on, and what it was before */
@@ -87,7 +87,7 @@ export function modelLanes(state, events, from, to) {
     h("ul", { className: "lanes-legend muted", "aria-hidden": "true" }, Object.entries(WORDS).map(([kind, words]) =>
       h("li", { key: kind }, h("span", { className: `lane-key lane-${kind}` }), words))),
     lanes.map((lane) => {
-      const name = models.find((/** @type {any} */ item) => item.id === lane.id)?.name ?? lane.id;
+      const name = modelName(models, lane.id);
       return h("div", { key: lane.id, className: "lane" },
         h("span", { className: "lane-name truncate", title: name }, name),
         h("div", { className: "lane-track", role: "img", "aria-label": laneSentence(lane, name) },

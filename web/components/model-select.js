@@ -1,4 +1,5 @@
 import { Component, h } from "../core/component.js";
+import { modelName } from "../core/format.js";
 import { icon } from "./icon.js";
 
 /** Lists of more models than this are searched instead of scrolled. */
@@ -20,7 +21,7 @@ export class ModelSelect extends Component {
 
   render() {
     const { value, label, dataset, none } = this.props;
-    const name = this.models.find(({ id }) => id === value)?.name ?? (value || none || "No model");
+    const name = modelName(/** @type {any} */ (this.models), value) || none || "No model";
     return h("span", { className: "model-select" },
       h("button", {
         type: "button", className: "button model-select-button", "aria-haspopup": "dialog",

@@ -1,4 +1,5 @@
 import { Component, h } from "../core/component.js";
+import { modelName } from "../core/format.js";
 import { icon } from "./icon.js";
 
 /** @typedef {{[name: string]: any}} Json */
@@ -20,7 +21,7 @@ export class Panel extends Component {
 
   /** What people call a model. @param {string} id */
   nameOf(id) {
-    return this.models.find((model) => model.id === id)?.name ?? id;
+    return modelName(/** @type {any} */ (this.models), id);
   }
 
   didMount() {

@@ -8,7 +8,7 @@
 
 import { Component, h } from "../core/component.js";
 import { csv } from "../core/csv.js";
-import { dateTime, duration, now, number, rowTime, tokenRate, tokens } from "../core/format.js";
+import { dateTime, duration, modelName, now, number, rowTime, tokenRate, tokens } from "../core/format.js";
 import { ActiveRequests } from "./active-requests.js";
 import { saveText } from "./copy-button.js";
 import { Filters as FilterBox } from "./filters.js";
@@ -311,10 +311,8 @@ class RequestRow extends Component {
   }
 }
 
-/** @param {any} state @param {Request} row @returns {string} the name of its model */
-function nameOf(state, row) {
-  return (state.get("models") ?? []).find((/** @type {any} */ model) => model.id === row.model)?.name ?? row.model;
-}
+/** @param {any} state @param {Request} row @returns {string} what its model is called */
+const nameOf = (state, row) => modelName(state.get("models"), row.model);
 
 /** @param {string} name @param {string} label @param {string} value @param {string[][]} options value and words */
 function choice(name, label, value, options) {

@@ -1,5 +1,5 @@
 import { Component, h } from "../core/component.js";
-import { dateTime, duration, now, rowTime } from "../core/format.js";
+import { dateTime, duration, modelName, now, rowTime } from "../core/format.js";
 import { icon } from "./icon.js";
 import { reasonWords, sentence } from "./model-status.js";
 import { emptyState, errorState, loadingState } from "./states.js";
@@ -64,11 +64,6 @@ export function eventLabel(kind) {
   return KINDS[kind] ?? [sentence(kind), "neutral"];
 }
 
-/** The name of the model of an event. @param {any} state @param {Event} event @returns {string | null} */
-function modelName(state, { model }) {
-  return (state.get("models") ?? []).find((/** @type {any} */ item) => item.id === model)?.name ?? model;
-}
-
 /**
  * Events as the marks of a chart, the oldest first; without what only leads to the next one.
  * @param {any} state @param {Event[]} events
@@ -76,7 +71,7 @@ function modelName(state, { model }) {
 export function eventMarks(state, events) {
   return events.filter(({ kind, future }) => kind !== "waiting" && kind !== "loading" && !future).map((event) => {
     const [label, look] = eventLabel(event.kind);
-    const name = modelName(state, event);
+    const name = event.model && modelName(state.get("models"), event.model);
     return { timestamp: event.timestamp, look, text: `${name ? `${name}: ` : ""}${label}. ${eventWords(event)}` };
   }).reverse();
 }
@@ -180,7 +175,7 @@ export class Timeline extends Component {
       h("span", { className: `badge badge-${look} timeline-kind` }, label),
       h("span", { className: "timeline-words" },
         this.props.model || !model ? null : h("strong", { key: "model", className: "truncate" },
-          modelName(this.props.state, event)),
+          event.model && modelName(this.props.state.get("models"), event.model)),
         h("span", { className: "muted" }, eventWords(event))),
       h("time", { className: "nowrap muted", title: dateTime(timestamp) }, rowTime({ timestamp, future })));
   }

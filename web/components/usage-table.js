@@ -1,6 +1,6 @@
 import { Component, h } from "../core/component.js";
 import { csv } from "../core/csv.js";
-import { dateTime, duration, energy, fixed, now, number, tokenRate, tokens } from "../core/format.js";
+import { dateTime, duration, energy, fixed, modelName, now, number, tokenRate, tokens } from "../core/format.js";
 import { Chart } from "./chart.js";
 import { saveText } from "./copy-button.js";
 import { icon } from "./icon.js";
@@ -174,8 +174,7 @@ export class UsageTable extends Component {
 
   /** @param {string} id @returns {string} */
   nameOf(id) {
-    const known = this.props.state.get("models") ?? [];
-    return known.find((/** @type {Json} */ model) => model.id === id)?.name ?? id;
+    return modelName(this.props.state.get("models"), id);
   }
 
   /** @param {string} name @param {Json} row */

@@ -205,6 +205,15 @@ export function day(value) {
   return known(value) ? wall(value).toLocaleDateString(undefined, { dateStyle: "medium", timeZone: "UTC" }) : NONE;
 }
 
+/**
+ * What people call a model: its name, or its id where another one has that name, too, or it is not listed.
+ * @param {{id: string, name: string}[] | null | undefined} models @param {string} id
+ */
+export function modelName(models, id) {
+  const name = models?.find((model) => model.id === id)?.name;
+  return name && !models?.some((model) => model.name === name && model.id !== id) ? name : id;
+}
+
 /** `1 model`, `3 models`. @param {number} count @param {string} one @param {string} [many] */
 export function plural(count, one, many = `${one}s`) {
   return `${number(count, 0)} ${count === 1 ? one : many}`;
