@@ -2765,53 +2765,6 @@ class Layer:
     state: int = 0  # for each request
 
 
-@dataclass(eq=False, repr=False)
-class Shape:
-    """What a model's memory depends on, from its row and, where it can be read, its header."""
-    layers: list[Layer]  # and, last, the output
-    window: int  # tokens that sliding layers see, or 0
-    work: int  # numbers for each token of a batch
-    mixing: int  # as many where there are layers with a state, which also make
-    copies: float  # numbers for each request
-    heads: int
-    vocabulary: int
-    trained: int  # tokens
-    input: int = 0  # bytes of weights that are never on a GPU
-    tied: int = 0  # bytes of those that are on the output's GPU as well, as there is no output of its own
-    largest: int = 0  # bytes of the largest tensor of a layer
-    elsewhere: collections.Counter[str] = field(default_factory=collections.Counter)  # bytes that override-tensor moves
-
-
-def model_shape(model: Json, header: GGUFHeader | None, parameters: Json) -> Shape:
-    """The shape of the model of this row; without its header all layers are alike, and the rarer kinds not known."""
-    header = header or GGUFHeader()
-    count, size = min(model["block_count"] or 0, MAX_KEPT_ITEMS), model["file_size"] or 0
-    each = size // (count + 1)
-    tensors = header.tensor_sizes or {"output.weight": size - each * count,
-                                      **{f"blk.{at}.": each for at in range(count)}}
-    window, slides = sliding_layers(model, header, count)
-    layers = [*remembering_layers(model, header, slides), Layer()]
-    shape = Shape(layers, window, *batch_work(model, header, max([layer.state for layer in layers])),
-                  heads=model["head_count"] or 0, vocabulary=model["vocabulary_size"] or 0,
-                  trained=min(model["context_length"] or 0, LARGEST_CONTEXT))
-    rules = tensor_rules(str(parameters.get("override-tensor", "")))
-    for name, size in tensors.items():
-        block = re.match(r"blk\.(\d{1,4})\.", name)
-        layer = layers[min(int(block[1]), count) if block else count]
-        if place := next((device for pattern, device in rules if pattern.search(name)), None):  # the first counts
-            shape.elsewhere[place] += size
-        elif INPUT_TENSORS.match(name):
-            shape.input += size
-        elif EXPERT_TENSORS.search(name):
-            layer.experts += size
-        else:
-            layer.plain += size
-    if "output.weight" not in tensors:
-        shape.tied = tensors.get("token_embd.weight", 0)
-    shape.largest = max((size for name, size in tensors.items() if name.startswith("blk.")), default=0)
-    return shape
-
-
 def tensor_rules(text: str) -> list[tuple[re.Pattern[str], str]]:
     """The patterns of override-tensor with the device of each; those that could take long to match are left out."""
     rules = []
@@ -2825,7 +2778,8 @@ def tensor_rules(text: str) -> list[tuple[re.Pattern[str], str]]:
 
 
 def batch_work(model: Json, header: GGUFHeader, state: int) -> tuple[int, int, float]:
-    """Numbers that the engine works with, as measured or more: a Shape's work, mixing and copies."""
+    """Numbers that the engine works with, as measured or more: for each token of a batch, in layers with a state too,
+    and of these for each request."""
     embedding, used = model["embedding_length"] or 0, model["expert_used_count"] or 0
     width, wide, dense, latent, inner, groups, size = (header.largest(key) or 0 for key in (
         "expert_feed_forward_length", "feed_forward_length", "leading_dense_block_count", "attention.key_length_mla",
@@ -2841,8 +2795,9 @@ def batch_work(model: Json, header: GGUFHeader, state: int) -> tuple[int, int, f
     return work, 5 * embedding + 6 * inner + 11 * groups * size, 0
 
 
-def sliding_layers(model: Json, header: GGUFHeader, layers: int) -> tuple[int, list[bool]]:
+def sliding_layers(model: Json, header: GGUFHeader) -> tuple[int, list[bool]]:
     """How many tokens sliding layers see, and which these are; 0 where no layer slides."""
+    layers = min(model["block_count"] or 0, MAX_KEPT_ITEMS)
     architecture, pattern = model["architecture"] or "", header.of_model("attention.sliding_window_pattern")
     period, full, window = SLIDING.get(architecture, (1, "last", 0))
     window = model["sliding_window"] or window
@@ -2926,10 +2881,16 @@ def rounded_up(value: int) -> int:
 
 
 class Placement:
-    """Where weights and cache of a model go that is run with `parameters`: bytes on every device, for one context."""
+    """What a model needs that is run with `parameters`, and where it goes: bytes on every device, for one context."""
 
-    def __init__(self, shape: Shape, model: Json, parameters: Json, devices: list[Json]) -> None:
-        self.shape, self.model, self.parameters, self.devices = shape, model, parameters, devices
+    def __init__(self, model: Json, parameters: Json, devices: list[Json], header: GGUFHeader) -> None:
+        self.model, self.parameters, self.devices = model, parameters, devices
+        self.window, slides = sliding_layers(model, header)
+        self.layers = [*remembering_layers(model, header, slides), Layer()]  # and, last, the output
+        self.work, self.mixing, self.copies = batch_work(model, header, max([layer.state for layer in self.layers]))
+        self.input = 0  # bytes of weights that are never on a GPU
+        self.elsewhere = collections.Counter[str]()  # bytes of weights that override-tensor puts on a device
+        self.weigh(header.tensor_sizes)
         slots = number_of(parameters, "parallel", -1)
         self.slots = slots if slots > 0 else DEFAULT_SLOTS
         self.streams = 1 if slots < 1 or parameters.get("kv-unified") is True else slots  # caches that are kept apart
@@ -2946,11 +2907,33 @@ class Placement:
         self.projector = (model["projector_size"] or 0) if parameters.get("mmproj-auto") is not False else 0
         self.projector_at = self.gpus[0] if self.gpus and parameters.get("mmproj-offload") is not False else self.host
 
+    def weigh(self, tensors: Mapping[str, int]) -> None:
+        """Add up the weights of each layer; where not all tensors are known, all layers are alike."""
+        last, total = len(self.layers) - 1, self.model["file_size"] or 0
+        each = total // (last + 1)
+        if sum(tensors.values()) < 0.9 * total or not tensors:  # some are of unknown types
+            tensors = {"output.weight": total - each * last, **{f"blk.{at}.": each for at in range(last)}}
+        rules = tensor_rules(str(self.parameters.get("override-tensor", "")))
+        for name, size in tensors.items():
+            block = re.match(r"blk\.(\d{1,4})\.", name)
+            layer = self.layers[min(int(block[1]), last) if block else last]
+            if place := next((device for pattern, device in rules if pattern.search(name)), None):  # the first counts
+                self.elsewhere[place] += size
+            elif INPUT_TENSORS.match(name):
+                self.input += size
+            elif EXPERT_TENSORS.search(name):
+                layer.experts += size
+            else:
+                layer.plain += size
+        # Without an output of its own, that of the input is on the output's GPU as well.
+        self.tied = 0 if "output.weight" in tensors else tensors.get("token_embd.weight", 0)
+        self.largest_tensor = max((size for name, size in tensors.items() if name.startswith("blk.")), default=0)
+
     def cells(self, context: int) -> tuple[int, int]:
         """Cells of all KV caches, in layers that see everything and in layers that slide."""
         one = rounded_up(rounded_up(context) // self.streams)
-        window = rounded_up(self.shape.window * self.slots // self.streams + self.ubatch)
-        slides = self.shape.window and self.parameters.get("swa-full") is not True
+        window = rounded_up(self.window * self.slots // self.streams + self.ubatch)
+        slides = self.window and self.parameters.get("swa-full") is not True
         return one * self.streams, (min(one, window) if slides else one) * self.streams
 
     def cache(self, context: int) -> list[int]:
@@ -2958,35 +2941,36 @@ class Placement:
         cells, sliding = self.cells(context)
         return [round((sliding if layer.sliding else cells) * (
             layer.keys * self.key_bytes + layer.values * self.value_bytes)) + layer.state * 4 * self.slots
-            for layer in self.shape.layers]
+            for layer in self.layers]
 
     def compute(self, context: int) -> int:
         """Bytes of scratch memory for one batch, and of the probabilities that come out."""
-        shape, tokens = self.shape, min(self.ubatch, rounded_up(context))
+        tokens = min(self.ubatch, rounded_up(context))
         one, sliding = (cells // self.streams for cells in self.cells(context))
-        masks = one + (sliding if shape.window else 0)
-        attention = 2 * masks if self.flash else 4 * one * (shape.heads + 1)  # a matrix for every head
-        work = max(tokens * shape.work, tokens * shape.mixing + round(shape.copies * self.slots))
-        return tokens * (attention + 128) + 4 * (work + shape.vocabulary * self.slots)  # 128: positions and the like
+        masks = one + (sliding if self.window else 0)
+        heads, vocabulary = (self.model[key] or 0 for key in ("head_count", "vocabulary_size"))
+        attention = 2 * masks if self.flash else 4 * one * (heads + 1)  # a matrix for every head
+        work = max(tokens * self.work, tokens * self.mixing + round(self.copies * self.slots))
+        return tokens * (attention + 128) + 4 * (work + vocabulary * self.slots)  # 128: positions and the like
 
     def layer_bytes(self, context: int) -> list[tuple[int, int]]:
         """For each layer and, last, the output: what a GPU takes of it, and what stays in main memory all the same."""
-        layers = self.shape.layers
-        kept = len(layers) if self.parameters.get("cpu-moe") is True else number_of(self.parameters, "n-cpu-moe", 0)
+        every = self.parameters.get("cpu-moe") is True
+        kept = len(self.layers) if every else number_of(self.parameters, "n-cpu-moe", 0)
         offload = self.parameters.get("kv-offload") is not False
         result = []
-        for at, (layer, held) in enumerate(zip(layers, self.cache(context), strict=True)):
+        for at, (layer, held) in enumerate(zip(self.layers, self.cache(context), strict=True)):
             stays = (layer.experts if at < kept else 0) + (0 if offload else held)
             result.append((layer.plain + layer.experts + held - stays, stays))
-        result[-1] = result[-1][0] + self.shape.tied, result[-1][1]
+        result[-1] = result[-1][0] + self.tied, result[-1][1]
         return result
 
     def overhead(self, gpu: int, context: int, *, mixed: bool) -> int:
         """Bytes on a GPU beside weights, cache and compute, `mixed` where the other memory holds weights as well."""
         backend = re.sub(r"\d+$", "", self.devices[gpu]["name"])
-        copied = self.shape.largest if mixed else 0  # for long prompts, weights are brought to the GPU
+        copied = self.largest_tensor if mixed else 0  # for long prompts, weights are brought to the GPU
         if self.flash and backend in ("CUDA", "ROCm") and {self.key_bytes, self.value_bytes} != {2.0}:
-            widest = max(layer.keys + layer.values for layer in self.shape.layers)  # whose cache is decompressed
+            widest = max(layer.keys + layer.values for layer in self.layers)  # whose cache is decompressed
             copied += 2 * self.cells(context)[0] * widest
         return GPU_OVERHEAD.get(backend, 256 << 20) + copied
 
@@ -3001,62 +2985,56 @@ class Placement:
             parts = [float(self.devices[at]["free"] or 1) for at in self.gpus]
         return [part / sum(parts) for part in parts]
 
-    def offloaded(self, sizes: list[tuple[int, int]], each: int) -> int:
+    def offloaded(self, sizes: list[tuple[int, int]], each: int, whole: bool) -> int:
         """How many layers go to the GPUs, counted from the output; every GPU needs `each` bytes besides."""
         if not self.gpus:
             return 0
         if (wanted := number_of(self.parameters, "n-gpu-layers", -1)) >= 0:
             return min(wanted, len(sizes))
+        if whole:
+            return len(sizes)
         free = sum(max((self.devices[at]["free"] or 0) - FIT_MARGIN - each, 0) for at in self.gpus)
         free -= self.projector if self.projector_at != self.host else 0
         taken = itertools.accumulate(on_gpu for on_gpu, _ in reversed(sizes))
         return sum(total <= free for total in taken)  # by itself the engine takes what fits
 
-    def split(self, context: int) -> tuple[list[int], int]:
-        """Bytes needed on every device, and how many of them are in main memory only for want of GPU memory."""
+    def split(self, context: int, *, whole: bool = False) -> tuple[list[int], int]:
+        """Bytes needed on every device, how many of them in main memory only as GPUs are full; as a `whole`, none."""
         compute, sizes, gpus = self.compute(context), self.layer_bytes(context), self.gpus
         extra = compute + max((self.overhead(at, context, mixed=False) for at in gpus), default=0)
-        count = self.offloaded(sizes, extra)
+        count = self.offloaded(sizes, extra, whole)
         used = [0] * len(self.devices)
-        used[self.host] += self.shape.input
+        used[self.host] += self.input
         places = {device["name"]: at for at, device in enumerate(self.devices)}
-        for name, size in self.shape.elsewhere.items():
+        for name, size in self.elsewhere.items():
             used[places.get(name, self.host)] += size
-        left = sum([on_gpu for on_gpu, _ in sizes[:len(sizes) - count]]) - (0 if count else self.shape.tied)
+        left = sum([on_gpu for on_gpu, _ in sizes[:len(sizes) - count]]) - (0 if count else self.tied)
         used[self.host] += left + sum([stays for _, stays in sizes])
         bounds = [count * share for share in itertools.accumulate(self.shares())]
         for at, (on_gpu, _) in enumerate(sizes[len(sizes) - count:]):
             used[next((gpus[place] for place, bound in enumerate(bounds) if at < bound - 1e-9), gpus[-1])] += on_gpu
         used[self.projector_at] += self.projector
-        mixed = used[self.host] > self.shape.input
+        mixed = used[self.host] > self.input
         busy = [at for at, device in enumerate(self.devices) if device["kind"] == "gpu" and used[at]]
         correction = (self.model.get("memory_correction") or {}).get("gpu", 0)
         for at in busy:
-            used[at] += compute + self.overhead(at, context, mixed=mixed) + correction // len(busy)
-            used[at] = max(0, used[at])
+            besides = compute + self.overhead(at, context, mixed=mixed) + correction // len(busy)
+            used[at] = max(0, used[at] + besides)
         if not count:
             used[self.host] += compute
         return used, left if gpus and number_of(self.parameters, "n-gpu-layers", -1) < 0 else 0
 
-    def fits(self, context: int, margin: int = 0) -> bool:
-        """Whether every device has room, `margin` bytes left over."""
-        return all(not need or device["free"] is None or need + margin <= device["free"]
-                   for need, device in zip(self.split(context)[0], self.devices, strict=True))
+    def fits(self, context: int, margin: int = 0, *, whole: bool = False) -> bool:
+        """Whether every device has room, `margin` bytes left over, as a `whole` in all of main memory."""
+        room = "total" if whole and not self.gpus else "free"
+        return all(not need or device[room] is None or need + margin <= device[room]
+                   for need, device in zip(self.split(context, whole=whole)[0], self.devices, strict=True))
 
-    def largest(self, limit: int, margin: int = 0) -> int:
+    def largest(self, limit: int, margin: int = 0, *, whole: bool = False) -> int:
         """The largest context up to `limit` that fits, a multiple of CONTEXT_STEP, or 0."""
-        steps = range(1, limit // CONTEXT_STEP + 1)
+        contexts = range(CONTEXT_STEP, limit + 1, CONTEXT_STEP)
         return CONTEXT_STEP * bisect.bisect_left(
-            steps, True, key=lambda step: not self.fits(step * CONTEXT_STEP, margin))
-
-    def chosen(self, limit: int) -> int:
-        """The context up to `limit` that the engine takes where none is set, 0 where it takes its least."""
-        devices, parameters = self.devices, self.parameters
-        if not self.gpus:  # it counts on all of main memory
-            devices = [{**device, "free": device["total"]} for device in devices]
-        elif number_of(parameters, "n-gpu-layers", -1) == -1:  # the context shrinks before a layer stays on the CPU
-            parameters = {**parameters, "n-gpu-layers": len(self.shape.layers)}
-        return Placement(self.shape, self.model, parameters, devices).largest(limit, FIT_MARGIN)
+            contexts, True, key=lambda context: not self.fits(context, margin, whole=whole))
 
 
 def estimate_memory(model: Json, parameters: Json, devices: list[Json], header: GGUFHeader | None = None) -> Json:
@@ -3065,13 +3043,15 @@ def estimate_memory(model: Json, parameters: Json, devices: list[Json], header: 
     `devices`: [{name, kind: gpu | cpu, free, total}], main memory among them. `used` of each has what a process takes
     beside the parts, `spills` is what goes to main memory only because the GPUs are full.
     """
-    placement = Placement(model_shape(model, header, parameters), model, parameters, devices)
-    full = rounded_up(placement.shape.trained or FIT_MIN_CONTEXT) * placement.streams
+    placement = Placement(model, parameters, devices, header or GGUFHeader())
+    full = rounded_up(min(model["context_length"] or FIT_MIN_CONTEXT, LARGEST_CONTEXT)) * placement.streams
     context = min(number_of(parameters, "ctx-size", 0), LARGEST_CONTEXT)
     if context <= 0:
         context = full
         if "ctx-size" not in parameters and parameters.get("fit") not in (False, "off"):
-            context = max(placement.chosen(full), min(full, FIT_MIN_CONTEXT * placement.streams))
+            # The engine counts on all of main memory, and shrinks the context before a layer stays there.
+            least = min(full, FIT_MIN_CONTEXT * placement.streams)
+            context = max(placement.largest(full, FIT_MARGIN, whole=True), least)
     used, spills = placement.split(context)
     parts = {"weights": model["file_size"] or 0, "kvCache": sum(placement.cache(context)),
              "compute": placement.compute(context)}
