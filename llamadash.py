@@ -788,7 +788,7 @@ def config_result(dash: Dash) -> Json:
     return {"config": config, "locked": dash.config.locked(), "restartRequired": dash.gateway.restart_required(),
             "ini": render_presets(dash.db.models(), config["defaults"]),
             "parameters": [item.schema() for item in PARAMETERS.values()],
-            "folders": folders, "skipped": skipped_for_clients(dash.library.skipped),
+            "folders": folders, "skipped": dash.library.skipped,
             "llama_server": {"value": dash.config.llama_server, "fixed": "llama_server" in dash.config.fixed}}
 
 
@@ -3107,16 +3107,10 @@ BACKEND_GPUS: dict[str, tuple[str, ...]] = {
 INNER_INTERFACE = r"lo\d*|Loopback.*|veth.*|br-.*|docker\d+|virbr.*"
 
 
-def reading(text: str | None, scale: float = 1) -> float | None:
-    """`text` times `scale`, or None for what is no number: "[N/A]", "[Not Supported]", "nan"."""
+def reading(text: str | None, scale: float = 1, kind: type[float] = float) -> Any:
+    """`text` times `scale`, as a number of this `kind`; None for what is none: "[N/A]", "[Not Supported]", "nan"."""
     value = readable(lambda: float(text or "") * scale)
-    return value if value is not None and math.isfinite(value) else None
-
-
-def reading_of_bytes(text: str | None, unit: int = 1) -> int | None:
-    """The bytes that `text` tells in `unit`, or None."""
-    value = reading(text, unit)
-    return None if value is None else int(value)
+    return kind(value) if value is not None and math.isfinite(value) else None
 
 
 def readable(read: Callable[[], Result]) -> Result | None:
@@ -3234,7 +3228,7 @@ def parse_nvidia(text: str) -> dict[str, Json]:
         utilization, used, total, temperature, power, name, uuid, address, clock, reasons = [*line, *[""] * 4][:10]
         gpus[uuid if uuid.startswith("GPU-") else f"nvidia-{next(numbers)}"] = nvidia_gpu(
             name, address, None, utilization=reading(utilization), temperature=reading(temperature),
-            memory_used=reading_of_bytes(used, 2**20), memory_total=reading_of_bytes(total, 2**20),
+            memory_used=reading(used, 2**20, int), memory_total=reading(total, 2**20, int),
             power=reading(power), clock=reading(clock), throttled=readable(functools.partial(int, reasons, 16)))
     return gpus
 
@@ -3412,7 +3406,7 @@ class NvidiaGpus:
         with contextlib.suppress(OSError):
             apps = nvidia_lines(await self.output(query, awake), query) if awake != [] else []
             return {uuid: taken for uuid, owner, used in apps
-                    if owner == str(pid) and (taken := reading_of_bytes(used, 2**20)) is not None}
+                    if owner == str(pid) and (taken := reading(used, 2**20, int)) is not None}
         return {}
 
     async def close(self) -> None:
@@ -3441,9 +3435,9 @@ def sysfs_gpu(device: Path) -> Json | None:
     asleep = file_text(device / "power/runtime_status") == "suspended"
     values: Json = {**dict.fromkeys(SYSFS_READINGS), **UNTOLD}
     for name, (scale, *patterns) in {} if asleep else SYSFS_READINGS.items():
-        found = (reading(file_text(path), scale) for item in patterns for path in sorted(device.glob(item)))
-        kind = int if patterns[0].startswith("mem_info") else float
-        values[name] = next((kind(value) for value in found if value is not None), None)
+        found = (reading(file_text(path), scale, int if scale == 1 else float)
+                 for item in patterns for path in sorted(device.glob(item)))
+        values[name] = next((value for value in found if value is not None), None)
     if maker == "0x8086" and set(values.values()) == {None}:
         return None  # a processor's own graphics, which shows nothing and computes nothing
     used, total = values.pop("shared_used"), values.pop("shared_total")
@@ -3461,14 +3455,13 @@ def drm_memory(pid: int, unified: Iterable[str] = ()) -> collections.Counter[str
     """Bytes that a process takes on each GPU by its address on the PCI bus, as AMD's and Intel's drivers tell."""
     clients: dict[tuple[str, str], int] = {}  # a process has several files of one client
     for path in Path(f"/proc/{pid}/fdinfo").glob("*"):
-        facts = {key: (amount, unit) for key, amount, unit in re.findall(
-            r"(?m)^(drm-[\w-]+):[ \t]*(\S+)[ \t]*(\w*)", file_text(path) or "")}
-        address = facts.get("drm-pdev", ("",))[0]
-        kinds = (DRM_MEMORY, DRM_SHARED) if address in unified else (DRM_MEMORY,)
-        told = [facts[next(key for key in kind if key in facts)] for kind in kinds if facts.keys() & set(kind)]
-        sizes = [reading_of_bytes(amount, DRM_UNITS.get(unit, 1)) for amount, unit in told]
-        if address and sizes and None not in sizes:
-            clients[address, facts.get("drm-client-id", (path.name,))[0]] = sum(filter(None, sizes))
+        facts = dict(re.findall(r"(?m)^(drm-[\w-]+):[ \t]*(.*\S)", file_text(path) or ""))
+        address, sizes = facts.get("drm-pdev", ""), []
+        for kind in (DRM_MEMORY, DRM_SHARED) if address in unified else (DRM_MEMORY,):
+            amount, _, unit = next((facts[key] for key in kind if key in facts), "").partition(" ")
+            sizes.append(reading(amount, DRM_UNITS.get(unit, 1), int))
+        if address and any(size is not None for size in sizes):
+            clients[address, facts.get("drm-client-id", path.name)] = sum(filter(None, sizes))
     taken: collections.Counter[str] = collections.Counter()
     for (address, _), amount in clients.items():
         taken[address] += amount
@@ -3516,11 +3509,9 @@ class Machine:
 
     def __init__(self) -> None:
         self.process: Any = readable(psutil.Process)
-        self.measured_at = time.monotonic()
+        self.measured_at = -math.inf
         self.counters: dict[str, tuple[int, int]] = {}  # of the network's interfaces
-        self.network(1)
-        readable(psutil.cpu_percent)
-        readable(lambda: self.process.cpu_percent())
+        self.sample(0)  # which rates count from
 
     def network(self, span: float) -> Iterable[float | None]:
         """Bytes per second received and sent in the `span` s since the last call; None without interfaces."""
@@ -3536,7 +3527,7 @@ class Machine:
         span = time.monotonic() - self.measured_at
         measured = span >= MIN_SPAN
         received, sent = self.network(span) if measured else (None, None)
-        self.measured_at += span if measured else 0
+        self.measured_at = time.monotonic() if measured else self.measured_at
         memory, swap = readable(psutil.virtual_memory), readable(psutil.swap_memory)
         counted = sum(readable(psutil.cpu_times) or ()) > 0  # by a system that counts
         return {
@@ -3561,9 +3552,9 @@ def main_memory(cgroups: Path = Path("/sys/fs/cgroup")) -> tuple[int, int]:
     own = re.search(r"(?m)^0::(/.*)$", file_text(Path("/proc/self/cgroup")) or "")
     for folder, limit, used in ((cgroups / (own[1] if own else "").lstrip("/"), "memory.max", "memory.current"),
                                 (cgroups / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes")):
-        if (most := reading_of_bytes(file_text(folder / limit))) and most < total:
+        if (most := reading(file_text(folder / limit), 1, int)) and most < total:
             cached = re.search(r"(?m)^inactive_file (\d+)$", file_text(folder / "memory.stat") or "")
-            taken = (reading_of_bytes(file_text(folder / used)) or 0) - int(cached[1] if cached else 0)
+            taken = (reading(file_text(folder / used), 1, int) or 0) - int(cached[1] if cached else 0)
             total, free = most, max(0, min(free, most - taken))
     return total, free
 
@@ -3621,12 +3612,12 @@ class Sampler:
     async def sample(self) -> Json:
         """One sample, in the Metrics shape; it becomes `latest`."""
         async with self.one_at_a_time:
-            paths = list(dict.fromkeys(map(str, [self.dash.config.data_dir, *self.dash.folders()])))
-            jobs: dict[str, Callable[[], Any]] = {path: functools.partial(disk, Path(path)) for path in paths}
+            paths = [self.dash.config.data_dir, *self.dash.folders()]
+            jobs: dict[str, Callable[[], Any]] = {str(path): functools.partial(disk, path) for path in paths}
             read, gpus = await asyncio.gather(self.probes.read(jobs), self.read_gpus())
             disks: dict[Any, Json] = {}  # once for each file system, and nulls for one that does not answer
-            for path in paths:
-                entry = read[path] or {"path": path, **dict.fromkeys(("used", "free", "total", "usage"))}
+            for path, answer in read.items():
+                entry = answer or {"path": path, **dict.fromkeys(("used", "free", "total", "usage"))}
                 disks.setdefault(entry.pop("device", path), entry)
             first, *_ = disks.values()
             self.latest = {
@@ -3703,11 +3694,9 @@ class Sampler:
 
 def processor_name() -> str | None:
     """The processor's model as its maker calls it."""
-    if sys.platform.startswith("linux"):
-        with contextlib.suppress(OSError):
-            found = re.search(r"^(?:model name|Hardware|Model)\s*:\s*(.+)$",
-                              Path("/proc/cpuinfo").read_text("utf-8", "replace"), re.M)
-            return found[1].strip() if found else platform.machine()
+    told = readable(lambda: Path("/proc/cpuinfo").read_text("utf-8", "replace")) or ""
+    if found := re.search(r"(?m)^(?:model name|Hardware|Model)\s*:\s*(.+)$", told):
+        return found[1].strip()
     if sys.platform == "darwin":
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
@@ -3719,9 +3708,8 @@ def system_name() -> str:
     """The operating system and its release, as its users call it."""
     if sys.platform == "darwin":
         return f"macOS {platform.mac_ver()[0]}"
-    if sys.platform.startswith("linux"):
-        with contextlib.suppress(OSError):
-            return f"{platform.freedesktop_os_release()['PRETTY_NAME']} (Linux {platform.release()})"
+    if name := readable(lambda: platform.freedesktop_os_release()["PRETTY_NAME"]):
+        return f"{name} ({platform.system()} {platform.release()})"
     return f"{platform.system()} {platform.release()}"
 
 
@@ -4130,7 +4118,7 @@ def projector_fit(model: Json, own: GGUFHeader, file: FoundFile) -> int:
 def projector_rank(file: FoundFile, fit: int) -> tuple[Any, ...]:
     """What puts the best of several projectors that belong to a model first."""
     stem = Path(file.path).stem
-    words = re.split(r"[-_. ]+", stem.lower().replace("q8_0", "q8"))
+    words = re.split(r"[-_. ]+", stem.lower())
     preference = [at for at, name in enumerate(PROJECTOR_PREFERENCE) if name in words]
     return -fit, -len(name_words(stem)), min(preference, default=len(PROJECTOR_PREFERENCE)), file.path
 
@@ -4227,19 +4215,13 @@ def check_entry_names(names: Iterable[str], rows: list[Json], field: str, own: s
             raise Conflict(f"{name} already names {other['name']} ({other['id']}).", field=field, current=other)
 
 
-def skipped_for_clients(skipped: list[Json]) -> list[Json]:
-    """`skipped` as clients get it: where there are more than MAX_SKIPPED the first of them, and how many more."""
-    shown = skipped if len(skipped) <= MAX_SKIPPED else skipped[:MAX_SKIPPED - 1]
-    more = {"path": "…", "reason": f"{len(skipped) - len(shown):,} more"}
-    return shown if shown is skipped else [*shown, more]
-
-
 class Folders:
     """The model folders, which come, go, change and hang, each on its own."""
 
     def __init__(self, dash: Dash) -> None:
         self.dash = dash
-        self.flawed = dash.db.get_meta("scan_warnings")  # listed files that cannot be loaded; None: read all once more
+        saved = dash.db.get_meta("scan_warnings")
+        self.flawed = {*texts([*saved])} if isinstance(saved, list | dict) else None  # listed files that do not load
         self.lost: dict[str, str] = {}  # folders and files that cannot be used now, and why
         self.mounts: set[str] = set(texts(dash.db.get_meta("mounts", [])))  # where something is usually mounted
         self.known: dict[Path, Walk] = {}  # each folder as it was at the last scan
@@ -4351,8 +4333,6 @@ class Library(Folders):
         self.waiting: asyncio.Task[Json] | None = None  # the scan that has not yet begun
         self.changing = asyncio.Lock()  # scans, imports and deletions change the same rows
 
-    # scans
-
     async def run(self) -> None:
         """Look at every folder now and then, and scan them where something came, went or changed."""
         self.changed = True
@@ -4376,15 +4356,19 @@ class Library(Folders):
             self.waiting = None
             started, before, rows = time.monotonic(), self.lost, self.dash.db.models()
             scan = await self.find(rows)
-            ignored = self.still_ignored(scan)
+            ignored = [path for path in self.ignored() if path in scan.files or self.problem(path)]
+            if ignored != self.ignored():  # one is gone from its folder: what comes there next is another
+                self.dash.db.set_meta("ignored_paths", ignored)
             models = [model for model in scan.models if model["path"] not in ignored]
             new, changed, missing = await asyncio.to_thread(merge_scan, rows, models, self.problem)
             if new or changed or missing:
                 await asyncio.to_thread(self.dash.db.apply_scan, new, changed, missing)
-            self.skipped, self.projectors, listed = scan.skipped, scan.offers, {row["path"] for row in models}
-            if (flawed := sorted(listed & scan.reasons.keys())) != self.flawed:
+            self.skipped, self.projectors = scan.skipped, scan.offers
+            if (more := len(scan.skipped) - MAX_SKIPPED + 1) > 1:
+                self.skipped = [*scan.skipped[:-more], {"path": "…", "reason": f"{more:,} more"}]
+            if (flawed := {row["path"] for row in models} & scan.reasons.keys()) != self.flawed:
                 self.flawed = flawed
-                self.dash.db.set_meta("scan_warnings", flawed)
+                self.dash.db.set_meta("scan_warnings", sorted(flawed))
         log.info("scan: %d models, %d new, %d changed, %d missing, %d files skipped, %.2f s", len(models), len(new),
                  len(changed), len(missing), len(scan.skipped), time.monotonic() - started)
         await self.dash.broadcast("models:list", {"models": self.dash.models()})
@@ -4393,29 +4377,16 @@ class Library(Folders):
         if self.lost != before:
             await self.dash.broadcast("config:updated", {"config": self.dash.engine_config()})
         return {"added": len(new), "updated": len(changed), "missing": len(missing),
-                "skipped": skipped_for_clients(self.skipped), "total": len(models)}
-
-    # paths that the user took off the list
+                "skipped": self.skipped, "total": len(models)}
 
     def ignored(self) -> list[str]:
         """Files that are there and shall not be listed."""
         return texts(self.dash.db.get_meta("ignored_paths", []))
 
-    def still_ignored(self, scan: Scan) -> set[str]:
-        """The ignored files, without those that are gone from their folder: what comes there next is another."""
-        ignored, roots = self.ignored(), [walk.root for walk in self.known.values()]
-        there = [path for path in ignored if path in scan.files or self.problem(path)
-                 or not any(within(path, root) for root in roots)]
-        if there != ignored:
-            self.dash.db.set_meta("ignored_paths", there)
-        return set(there)
-
     def ignore(self, path: str, yes: bool) -> None:
         """Take the file at `path` off the list for good, or no longer."""
         others = [item for item in self.ignored() if item != path]
         self.dash.db.set_meta("ignored_paths", [*others, path][-MAX_MODEL_FILES:] if yes else others)
-
-    # single models
 
     async def add(self, path: str, *, id: str | None = None, name: str | None = None, source: str = "import",
                   **chosen: Any) -> Json:
@@ -4495,18 +4466,17 @@ def find_model(path: str, folders: list[Path], rows: list[Json]) -> tuple[Json, 
 
 def delete_files(row: Json, others: list[Json], folders: list[Path]) -> int:
     """Delete the files of `row` that no other row needs; the bytes freed. InvalidRequest, before, for any elsewhere."""
-    needed = {path for other in others for path in (other["path"], other["projector"], *other["shards"]) if path}
-    own = dict.fromkeys([row["path"], *row["shards"], *([row["projector"]] if row["projector"] else [])])
-    real_needed = {os.path.realpath(path) for path in needed}
-    doomed: dict[str, int] = {}
-    for path in own:
-        if path in needed or not os.path.isfile(path):
-            continue
-        if not is_file_inside(Path(path), folders):
-            raise InvalidRequest(f"{path} is not inside a model folder: delete it yourself", field="deleteFile")
-        doomed[path] = 0
-        if (real := os.path.realpath(path)) not in real_needed:
-            doomed[real] = os.stat(real).st_size
+    needed, doomed = set[str](), dict[str, int]()
+    for other in others:
+        for path in filter(None, (other["path"], other["projector"], *other["shards"])):
+            needed |= {path, os.path.realpath(path)}
+    for path in filter(None, (row["path"], row["projector"], *row["shards"])):
+        if path not in needed and os.path.isfile(path):
+            if not is_file_inside(Path(path), folders):
+                raise InvalidRequest(f"{path} is not inside a model folder: delete it yourself", field="deleteFile")
+            doomed[path], real = 0, os.path.realpath(path)
+            if real not in needed:
+                doomed[real] = os.stat(real).st_size
     for path in doomed:
         try:
             os.unlink(path)

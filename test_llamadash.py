@@ -4215,12 +4215,18 @@ def test_scan_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "was not looked at" in str(skipped)
 
 
-def test_of_many_skipped_files_some_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_many_skipped_files_some_are_told(stocked: StubDash, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder full of broken files does not flood a client, and how many more there are is said."""
     monkeypatch.setattr(llamadash, "MAX_SKIPPED", 20)
-    many = [{"path": f"/a/{at:05}.gguf", "reason": f"incomplete, {at} of 9 bytes"} for at in range(10_000)]
-    assert llamadash.skipped_for_clients(many[:20]) == many[:20]
-    assert llamadash.skipped_for_clients(many) == [*many[:19], {"path": "…", "reason": "9,981 more"}]
+    for at in range(20):
+        (stocked.models_folder / f"broken-{at:02}.gguf").touch()
+    skipped = stocked.ask("models:scan")["skipped"]
+    assert len(skipped) == 20 and all("empty" in item["reason"] for item in skipped)
+    for at in range(20, 1050):
+        (stocked.models_folder / f"broken-{at:04}.gguf").touch()
+    more = stocked.ask("models:scan")["skipped"]
+    assert len(more) == 20 and more[-1] == {"path": "…", "reason": "1,031 more"}
+    assert stocked.ask("config:get")["skipped"] == more
 
 
 def test_hugging_face_cache(tmp_path: Path) -> None:
@@ -4627,6 +4633,61 @@ async def test_files_appear_by_themselves(stocked: StubDash, monkeypatch: pytest
     assert [row["name"] for row in stocked.db.models() if row["missing"]] == ["Three"]
     write_gguf(late / "four.gguf", {**LLAMA, "general.name": "Four"}, WEIGHTS)
     await eventually(lambda: listed("Four") and not stocked.library.problem(str(late)))
+    await stocked.end_tasks()
+
+
+@run_async
+async def test_a_slow_folder_is_listed_once_it_was_walked(stocked: StubDash, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that takes longer than a scan waits, but comes forward, counts as it was last seen; nothing flaps."""
+    monkeypatch.setattr(llamadash, "PROBE_LIMIT", 0.05)
+    slow, scandir, took = stocked.folder / "slow", os.scandir, list[str]()
+
+    def slowly(path: str) -> Any:
+        if within := str(path).startswith(str(slow)):
+            took.append(path)
+        time.sleep(0.2 * within)
+        return scandir(path)
+    monkeypatch.setattr(os, "scandir", slowly)
+    write_model(slow / "deep" / "far.gguf")
+    stocked.engine_values["models_dirs"] = [*stocked.engine_values["models_dirs"], str(slow)]
+    assert (await stocked.request("models:scan"))["total"] == 2
+    assert stocked.library.problem(str(slow)) == f"{slow} does not answer"
+    await eventually(lambda: stocked.library.changed)
+    for _ in range(2):
+        count = len(took)
+        assert (await stocked.request("models:scan"))["total"] == 3 and not stocked.library.lost
+        await eventually(lambda count=count: len(took) == count + 2 and len(stocked.library.looks) == 3)
+    assert not stocked.library.changed
+    await stocked.end_tasks()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a folder that seems to be a mount")
+@run_async
+async def test_what_is_mounted_in_a_model_folder_is_looked_at_by_itself(
+    stocked: StubDash, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Be it a folder or, as in containers, a file; a link into it that hangs costs only the links of its folder."""
+    monkeypatch.setattr(llamadash, "FOLDER_LIMIT", 0.3)
+    share, link = stocked.models_folder / "share", stocked.models_folder / "link.gguf"
+    write_model(share / "far.gguf")
+    link.symlink_to("share/far.gguf")
+    mounts = [types.SimpleNamespace(mountpoint=str(place)) for place in (share, stocked.models_folder / "a.gguf")]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda **_: mounts)
+    assert (await stocked.request("models:scan"))["total"] == 3 and not stocked.library.lost
+    realpath, back = os.path.realpath, threading.Event()
+
+    def hanging(path: Any) -> str:
+        if path == str(link):
+            back.wait(DEADLINE)
+        return realpath(path)
+    monkeypatch.setattr(os.path, "realpath", hanging)
+    await stocked.library.look_at(stocked.models_folder)
+    answer = await stocked.request("models:scan")
+    assert (answer["total"], answer["missing"]) == (3, 0)
+    assert stocked.library.lost == {str(link): "leads to another place, and one of them does not answer"}
+    back.set()
+    await eventually(lambda: not stocked.library.links.hung)
+    assert (await stocked.request("models:scan"))["total"] == 3 and not stocked.library.lost
     await stocked.end_tasks()
 
 
