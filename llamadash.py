@@ -4612,6 +4612,13 @@ class Parameter(NamedTuple):
     several: bool = False  # a path parameter that takes a list, separated by commas
     group: str = ""
 
+    @staticmethod
+    def of_line(group: str, kind: str, names: str, label: str, help: str, *values: Any) -> Parameter:
+        """The parameter that a line of the table describes; the first of its `names` is the key."""
+        key, *aliases = names.split()
+        fields = dict(zip(PARAMETER_FIELDS[kind], values, strict=False))
+        return Parameter(key, label, help, kind, tuple(aliases), group=group, **fields)
+
     def checked(self, value: Any, folders: list[Path], at: str) -> Any:
         """`value` if it is acceptable for this parameter; InvalidRequest names the field `at`."""
         bounds = Range(self.low, self.high)
@@ -4666,134 +4673,123 @@ def is_file_inside(path: Path, folders: list[Path]) -> bool:
     return os.path.isfile(path) and all(any(within(place, root) for root in roots) for place in places)
 
 
-def parameter_kind(kind: str, *fields: str) -> Callable[..., Parameter]:
-    """What makes a parameter of this kind: of its names, the key first, its label, its help, and `fields`."""
-    def made(names: str, label: str, help: str, *values: Any) -> Parameter:
-        key, *aliases = names.split()
-        return Parameter(key, label, help, kind, tuple(aliases), **dict(zip(fields, values, strict=False)))
-    return made
-
-
-whole = parameter_kind("int", "low", "high", "default")
-number = parameter_kind("float", "low", "high", "default")
-flag = parameter_kind("bool", "default")
-choice = parameter_kind("choice", "choices", "default")
-free_text = parameter_kind("text", "pattern", "default")
-gguf_file = parameter_kind("path", "several")
-
+# What a line of the table says after its names, label and help: of each kind of parameter
+PARAMETER_FIELDS = {"int": ("low", "high", "default"), "float": ("low", "high", "default"), "bool": ("default",),
+                    "choice": ("choices", "default"), "text": ("pattern", "default"), "path": ("several",)}
 # What opens a port, writes a file, runs a tool or loads code is left out on purpose: what is not here is refused.
-PARAMETER_GROUPS: dict[str, list[Parameter]] = {
+PARAMETER_GROUPS: dict[str, list[tuple[Any, ...]]] = {
     "Context and memory": [
-        whole("ctx-size c", "Context size", "Tokens of prompts and answers; 0 is as trained.", 0, 16_777_216, 0),
-        whole("parallel np", "Slots", "Requests answered at the same time; -1 lets the engine choose.", -1, 64, -1),
-        flag("kv-unified kvu", "Shared KV cache", "One cache for all slots: one long request can use all of it."),
-        choice("flash-attn fa", "Flash attention", "Faster, with less memory.", ("auto", "on", "off"), "auto"),
-        choice("cache-type-k ctk", "KV cache type, keys", "Smaller costs some quality.", CACHE_TYPES, "f16"),
-        choice("cache-type-v ctv", "KV cache type, values", "Others need flash attention.", CACHE_TYPES, "f16"),
-        flag("kv-offload", "KV cache on the GPU", "Keep the KV cache in GPU memory.", True),
-        flag("swa-full", "Full sliding-window cache", "Takes more memory, reuses prompts better.", False),
-        flag("context-shift", "Context shift", "Drop the oldest tokens of a full context and go on.", False),
-        whole("keep", "Tokens kept", "Of the first prompt, by a context shift; -1 keeps all.", -1, 16_777_216, 0),
-        flag("cache-prompt", "Reuse prompts", "Do not compute again what a slot already holds.", True),
-        whole("cache-reuse", "Smallest reused chunk", "Of moved tokens; 0 turns it off.", 0, 1_000_000, 0),
-        whole("cache-ram cram", "Prompt cache, MiB", "Main memory for it; 0: none, -1: no limit.", -1, 1_048_576, 8192),
-        whole("ctx-checkpoints ctxcp swa-checkpoints", "Context checkpoints", "Restore points per slot.", 0, 1024),
-        choice("load-mode lm", "How the file is read", "mlock keeps it in memory, dio reads past the page cache.",
-               ("auto", "none", "mmap", "mlock", "mmap+mlock", "dio"), "auto"),
-        flag("repack", "Repack weights", "Rearrange the weights for this CPU while loading.", True),
-        flag("check-tensors", "Check tensors", "Look for invalid values while loading.", False),
-        flag("warmup", "Warm up", "Run once empty after loading, so that the first answer is not slow.", True),
+        ("int", "ctx-size c", "Context size", "Tokens of prompts and answers; 0 is as trained.", 0, 16_777_216, 0),
+        ("int", "parallel np", "Slots", "Requests answered at the same time; -1 lets the engine choose.", -1, 64, -1),
+        ("bool", "kv-unified kvu", "Shared KV cache", "One cache for all slots: one long request can use all of it."),
+        ("choice", "flash-attn fa", "Flash attention", "Faster, with less memory.", ("auto", "on", "off"), "auto"),
+        ("choice", "cache-type-k ctk", "KV cache type, keys", "Smaller costs some quality.", CACHE_TYPES, "f16"),
+        ("choice", "cache-type-v ctv", "KV cache type, values", "Others need flash attention.", CACHE_TYPES, "f16"),
+        ("bool", "kv-offload", "KV cache on the GPU", "Keep the KV cache in GPU memory.", True),
+        ("bool", "swa-full", "Full sliding-window cache", "Takes more memory, reuses prompts better.", False),
+        ("bool", "context-shift", "Context shift", "Drop the oldest tokens of a full context and go on.", False),
+        ("int", "keep", "Tokens kept", "Of the first prompt, by a context shift; -1 keeps all.", -1, 16_777_216, 0),
+        ("bool", "cache-prompt", "Reuse prompts", "Do not compute again what a slot already holds.", True),
+        ("int", "cache-reuse", "Smallest reused chunk", "Of moved tokens; 0 turns it off.", 0, 1_000_000, 0),
+        ("int", "cache-ram cram", "Prompt cache, MiB", "Main memory; 0: none, -1: no limit.", -1, 1_048_576, 8192),
+        ("int", "ctx-checkpoints ctxcp swa-checkpoints", "Context checkpoints", "Restore points per slot.", 0, 1024),
+        ("choice", "load-mode lm", "How the file is read", "mlock keeps it in memory, dio bypasses the cache.",
+         ("auto", "none", "mmap", "mlock", "mmap+mlock", "dio"), "auto"),
+        ("bool", "repack", "Repack weights", "Rearrange the weights for this CPU while loading.", True),
+        ("bool", "check-tensors", "Check tensors", "Look for invalid values while loading.", False),
+        ("bool", "warmup", "Warm up", "Run once empty after loading, so that the first answer is not slow.", True),
     ], "GPU offload": [
-        whole("n-gpu-layers ngl gpu-layers", "Layers on the GPU", "-1: the engine chooses, 9999: all.", -1, 9999, -1),
-        choice("split-mode sm", "Split across GPUs", "Of one model.", ("none", "layer", "row", "tensor"), "layer"),
-        free_text("tensor-split ts", "Share per GPU", "Proportions such as 3,1.", NUMBERS),
-        whole("main-gpu mg", "Main GPU", "The GPU used when the model is not split.", 0, 63, 0),
-        free_text("device dev", "Devices", "Names such as CUDA0,CUDA1; none keeps everything on the CPU.", DEVICES),
-        flag("fit", "Fit into memory", "Shrink what is not set here until the model fits.", True),
-        free_text("fit-target fitt", "Memory left free, MiB", "Per device, such as 1024.", NUMBERS, "1024"),
-        whole("fit-ctx fitc", "Smallest fitted context", "Fitting does not go below it.", 0, 16_777_216, 4096),
-        flag("cpu-moe cmoe", "All experts on the CPU", "Keep the weights of all experts in main memory.", False),
-        whole("n-cpu-moe ncmoe", "Layers with experts on the CPU", "The first ones, in main memory.", 0, 4095),
-        free_text("override-tensor ot", "Placement of tensors", "Such as exps=CPU.", r"[^\x00-\x1f;#\s]{1,500}"),
-        flag("op-offload", "Offload large operations", "The GPU computes with weights in main memory.", True),
-        free_text("rpc", "RPC workers", "host:port of llama.cpp RPC workers that share the model, separated by commas. "
-                  "They have no password.", HOST_PORT + "(?:," + HOST_PORT + "){0,31}"),
+        ("int", "n-gpu-layers ngl gpu-layers", "Layers on the GPU", "-1: the engine chooses, 9999: all.", -1, 9999, -1),
+        ("choice", "split-mode sm", "Split across GPUs", "Of one model.", ("none", "layer", "row", "tensor"), "layer"),
+        ("text", "tensor-split ts", "Share per GPU", "Proportions such as 3,1.", NUMBERS),
+        ("int", "main-gpu mg", "Main GPU", "The GPU used when the model is not split.", 0, 63, 0),
+        ("text", "device dev", "Devices", "Names such as CUDA0,CUDA1; none keeps everything on the CPU.", DEVICES),
+        ("bool", "fit", "Fit into memory", "Shrink what is not set here until the model fits.", True),
+        ("text", "fit-target fitt", "Memory left free, MiB", "Per device, such as 1024.", NUMBERS, "1024"),
+        ("int", "fit-ctx fitc", "Smallest fitted context", "Fitting does not go below it.", 0, 16_777_216, 4096),
+        ("bool", "cpu-moe cmoe", "All experts on the CPU", "Keep the weights of all experts in main memory.", False),
+        ("int", "n-cpu-moe ncmoe", "Layers with experts on the CPU", "The first ones, in main memory.", 0, 4095),
+        ("text", "override-tensor ot", "Placement of tensors", "Such as exps=CPU.", r"[^\x00-\x1f;#\s]{1,500}"),
+        ("bool", "op-offload", "Offload large operations", "The GPU computes with weights in main memory.", True),
+        ("text", "rpc", "RPC workers", "host:port,… of workers that share the model. They have no password.",
+         HOST_PORT + "(?:," + HOST_PORT + "){0,31}"),
     ], "Batching and threads": [
-        whole("batch-size b", "Batch", "Most tokens of a prompt handed over at once.", 1, 1_048_576, 2048),
-        whole("ubatch-size ub", "Physical batch", "Computed at once: more is faster, takes memory.", 1, 1_048_576, 512),
-        flag("cont-batching cb", "Continuous batching", "Let requests join a running batch.", True),
-        whole("threads t", "Threads", "CPU threads for generating; -1 lets the engine choose.", -1, 1024, -1),
-        whole("threads-batch tb", "Threads for prompts", "CPU threads; -1 is the same as Threads.", -1, 1024, -1),
-        whole("prio", "Priority", "Of the engine's threads: -1 low, 0 normal, 1 medium, 2 high.", -1, 2, 0),
-        whole("poll", "Polling", "How eagerly threads wait for work; 0 saves power.", 0, 100, 50),
-        choice("numa", "NUMA", "For machines with several memory nodes.", ("distribute", "isolate", "numactl")),
-        whole("timeout to", "Timeout, s", "Longest silence on a connection.", 1, 86_400, 3600),
+        ("int", "batch-size b", "Batch", "Most tokens of a prompt handed over at once.", 1, 1_048_576, 2048),
+        ("int", "ubatch-size ub", "Physical batch", "Computed at once: faster, takes memory.", 1, 1_048_576, 512),
+        ("bool", "cont-batching cb", "Continuous batching", "Let requests join a running batch.", True),
+        ("int", "threads t", "Threads", "CPU threads for generating; -1 lets the engine choose.", -1, 1024, -1),
+        ("int", "threads-batch tb", "Threads for prompts", "CPU threads; -1 is the same as Threads.", -1, 1024, -1),
+        ("int", "prio", "Priority", "Of the engine's threads: -1 low, 0 normal, 1 medium, 2 high.", -1, 2, 0),
+        ("int", "poll", "Polling", "How eagerly threads wait for work; 0 saves power.", 0, 100, 50),
+        ("choice", "numa", "NUMA", "For machines with several memory nodes.", ("distribute", "isolate", "numactl")),
+        ("int", "timeout to", "Timeout, s", "Longest silence on a connection.", 1, 86_400, 3600),
     ], "Sampling": [
-        number("temp temperature", "Temperature", "0 takes the likeliest token; higher is more varied.", 0, 5, 0.8),
-        whole("top-k", "Top k", "Choose among the k likeliest tokens; 0 is off.", 0, 100_000, 40),
-        number("top-p", "Top p", "Choose among the likeliest tokens that reach this sum; 1 is off.", 0, 1, 0.95),
-        number("min-p", "Min p", "Drop tokens less likely than this share of the likeliest; 0 is off.", 0, 1, 0.05),
-        number("typical-p typical", "Typical p", "Locally typical sampling; 1 is off.", 0, 1, 1.0),
-        whole("repeat-last-n", "Repetition window", "In tokens; 0 is off, -1 the whole context.", -1, 16_777_216, 64),
-        number("repeat-penalty", "Repetition penalty", "1 is off.", 0.01, 10, 1.0),
-        number("presence-penalty", "Presence penalty", "0 is off.", -10, 10, 0.0),
-        number("frequency-penalty", "Frequency penalty", "0 is off.", -10, 10, 0.0),
-        number("dry-multiplier", "DRY multiplier", "Penalty on repeated sequences; 0 is off.", 0, 10, 0.0),
-        number("xtc-probability", "XTC probability", "How often likely tokens are left out; 0 is off.", 0, 1, 0.0),
-        number("xtc-threshold", "XTC threshold", "Tokens above this may be left out.", 0, 1, 0.1),
-        choice("mirostat", "Mirostat", "0 is off; replaces the other samplers.", ("0", "1", "2"), "0"),
-        whole("seed s", "Seed", "-1 draws a new one for each request.", -1, 2**32 - 1, -1),
-        whole("predict n n-predict", "Longest answer", "In tokens; -1 is without limit.", -1, 16_777_216, -1),
-        free_text("sampling-seq sampler-seq", "Sampler order", "One letter for each sampler.", r"[a-z]{1,20}"),
+        ("float", "temp temperature", "Temperature", "0 takes the likeliest token; higher is more varied.", 0, 5, 0.8),
+        ("int", "top-k", "Top k", "Choose among the k likeliest tokens; 0 is off.", 0, 100_000, 40),
+        ("float", "top-p", "Top p", "Choose among the likeliest tokens that reach this sum; 1 is off.", 0, 1, 0.95),
+        ("float", "min-p", "Min p", "Drop tokens less likely than this share of the likeliest; 0 is off.", 0, 1, 0.05),
+        ("float", "typical-p typical", "Typical p", "Locally typical sampling; 1 is off.", 0, 1, 1.0),
+        ("int", "repeat-last-n", "Repetition window", "In tokens; 0 is off, -1 the whole context.", -1, 16_777_216, 64),
+        ("float", "repeat-penalty", "Repetition penalty", "1 is off.", 0.01, 10, 1.0),
+        ("float", "presence-penalty", "Presence penalty", "0 is off.", -10, 10, 0.0),
+        ("float", "frequency-penalty", "Frequency penalty", "0 is off.", -10, 10, 0.0),
+        ("float", "dry-multiplier", "DRY multiplier", "Penalty on repeated sequences; 0 is off.", 0, 10, 0.0),
+        ("float", "xtc-probability", "XTC probability", "How often likely tokens are left out; 0 is off.", 0, 1, 0.0),
+        ("float", "xtc-threshold", "XTC threshold", "Tokens above this may be left out.", 0, 1, 0.1),
+        ("choice", "mirostat", "Mirostat", "0 is off; replaces the other samplers.", ("0", "1", "2"), "0"),
+        ("int", "seed s", "Seed", "-1 draws a new one for each request.", -1, 2**32 - 1, -1),
+        ("int", "predict n n-predict", "Longest answer", "In tokens; -1 is without limit.", -1, 16_777_216, -1),
+        ("text", "sampling-seq sampler-seq", "Sampler order", "One letter for each sampler.", r"[a-z]{1,20}"),
     ], "Chat": [
-        flag("jinja", "Jinja templates", "Use the model's own chat template in full.", True),
-        free_text("chat-template", "Built-in template", "Of llama.cpp's own, such as chatml.", r"[A-Za-z0-9._-]{1,64}"),
-        free_text("chat-template-kwargs", "Template values", "A JSON object handed to the chat template.", ONE_LINE),
-        choice("reasoning rea", "Thinking", "Before the model answers.", ("auto", "on", "off"), "auto"),
-        choice("reasoning-format", "Thinking text", "Whether thoughts come apart from the answer.",
-               ("auto", "none", "deepseek", "deepseek-legacy"), "auto"),
-        choice("reasoning-effort", "Effort", "For templates that know it.",
-               ("default", "minimal", "low", "medium", "high", "xhigh", "max"), "default"),
-        whole("reasoning-budget", "Thinking budget", "Most tokens of thought; -1 is without limit.", -1, 1_000_000, -1),
-        flag("prefill-assistant", "Continue answers", "A last message of the assistant is continued.", True),
+        ("bool", "jinja", "Jinja templates", "Use the model's own chat template in full.", True),
+        ("text", "chat-template", "Built-in template", "Of llama.cpp's own, such as chatml.", r"[A-Za-z0-9._-]{1,64}"),
+        ("text", "chat-template-kwargs", "Template values", "A JSON object handed to the chat template.", ONE_LINE),
+        ("choice", "reasoning rea", "Thinking", "Before the model answers.", ("auto", "on", "off"), "auto"),
+        ("choice", "reasoning-format", "Thinking text", "Whether thoughts come apart from the answer.",
+         ("auto", "none", "deepseek", "deepseek-legacy"), "auto"),
+        ("choice", "reasoning-effort", "Effort", "For templates that know it.",
+         ("default", "minimal", "low", "medium", "high", "xhigh", "max"), "default"),
+        ("int", "reasoning-budget", "Thinking budget", "Most tokens of thought; -1: no limit.", -1, 1_000_000, -1),
+        ("bool", "prefill-assistant", "Continue answers", "A last message of the assistant is continued.", True),
     ], "Long context": [
-        choice("rope-scaling", "RoPE scaling", "Of positions beyond the training.", ("none", "linear", "yarn")),
-        number("rope-scale", "RoPE scale", "Factor by which the context grows.", 0.001, 1024),
-        number("rope-freq-base", "RoPE base frequency", "0 takes the model's.", 0, 1e12),
-        number("rope-freq-scale", "RoPE frequency scale", "0 takes the model's.", 0, 1024),
-        whole("yarn-orig-ctx", "YaRN: original context", "0 takes the model's.", 0, 16_777_216, 0),
-        number("yarn-ext-factor", "YaRN: extrapolation", "-1 takes the model's.", -1, 1, -1.0),
-        number("yarn-attn-factor", "YaRN: attention factor", "-1 takes the model's.", -1, 100, -1.0),
-        number("yarn-beta-slow", "YaRN: slow beta", "-1 takes the model's.", -1, 1000, -1.0),
-        number("yarn-beta-fast", "YaRN: fast beta", "-1 takes the model's.", -1, 1000, -1.0),
+        ("choice", "rope-scaling", "RoPE scaling", "Of positions beyond the training.", ("none", "linear", "yarn")),
+        ("float", "rope-scale", "RoPE scale", "Factor by which the context grows.", 0.001, 1024),
+        ("float", "rope-freq-base", "RoPE base frequency", "0 takes the model's.", 0, 1e12),
+        ("float", "rope-freq-scale", "RoPE frequency scale", "0 takes the model's.", 0, 1024),
+        ("int", "yarn-orig-ctx", "YaRN: original context", "0 takes the model's.", 0, 16_777_216, 0),
+        ("float", "yarn-ext-factor", "YaRN: extrapolation", "-1 takes the model's.", -1, 1, -1.0),
+        ("float", "yarn-attn-factor", "YaRN: attention factor", "-1 takes the model's.", -1, 100, -1.0),
+        ("float", "yarn-beta-slow", "YaRN: slow beta", "-1 takes the model's.", -1, 1000, -1.0),
+        ("float", "yarn-beta-fast", "YaRN: fast beta", "-1 takes the model's.", -1, 1000, -1.0),
     ], "Speculative decoding": [
-        gguf_file("model-draft md spec-draft-model", "Draft model", "Small, of the same vocabulary; guesses ahead."),
-        free_text("spec-type", "Kinds of speculation", "Such as draft-simple or ngram-mod, separated by commas.",
-                  "(?:" + "|".join(SPECULATIVE_TYPES) + ")(?:,(?:" + "|".join(SPECULATIVE_TYPES) + ")){0,9}"),
-        whole("spec-draft-n-max draft-max draft draft-n", "Most drafted tokens", "Guessed at once.", 0, 1024, 3),
-        whole("spec-draft-n-min draft-min draft-n-min", "Fewest drafted tokens", "Else dropped.", 0, 1024, 0),
-        number("spec-draft-p-min draft-p-min", "Smallest probability", "Guessing stops below it.", 0, 1, 0.0),
-        whole("n-gpu-layers-draft ngld gpu-layers-draft spec-draft-ngl", "Draft layers on the GPU", "-1 lets the "
-              "engine choose.", -1, 9999, -1),
-        free_text("device-draft devd spec-draft-device", "Draft devices", "Where the draft model runs.", DEVICES),
-        choice("cache-type-k-draft ctkd spec-draft-type-k", "Draft KV cache, keys", "As above.", CACHE_TYPES, "f16"),
-        choice("cache-type-v-draft ctvd spec-draft-type-v", "Draft KV cache, values", "As above.", CACHE_TYPES, "f16"),
+        ("path", "model-draft md spec-draft-model", "Draft model", "Small, of the same vocabulary; guesses ahead."),
+        ("text", "spec-type", "Kinds of speculation", "Such as draft-simple or ngram-mod, separated by commas.",
+         "(?:" + "|".join(SPECULATIVE_TYPES) + ")(?:,(?:" + "|".join(SPECULATIVE_TYPES) + ")){0,9}"),
+        ("int", "spec-draft-n-max draft-max draft draft-n", "Most drafted tokens", "Guessed at once.", 0, 1024, 3),
+        ("int", "spec-draft-n-min draft-min draft-n-min", "Fewest drafted tokens", "Else dropped.", 0, 1024, 0),
+        ("float", "spec-draft-p-min draft-p-min", "Smallest probability", "Guessing stops below it.", 0, 1, 0.0),
+        ("int", "n-gpu-layers-draft ngld gpu-layers-draft spec-draft-ngl", "Draft layers on the GPU",
+         "-1 lets the engine choose.", -1, 9999, -1),
+        ("text", "device-draft devd spec-draft-device", "Draft devices", "Where the draft model runs.", DEVICES),
+        ("choice", "cache-type-k-draft ctkd spec-draft-type-k", "Draft cache, keys", "As above.", CACHE_TYPES, "f16"),
+        ("choice", "cache-type-v-draft ctvd spec-draft-type-v", "Draft cache, values", "As above.", CACHE_TYPES, "f16"),
     ], "Adapters and images": [
-        gguf_file("lora", "LoRA adapters", "GGUF files, separated by commas.", True),
-        gguf_file("mmproj mm", "Projector", "For images and sound; found beside the model by itself."),
-        flag("mmproj-auto", "Use the projector", "Off saves its memory; the model then reads text only.", True),
-        flag("mmproj-offload", "Projector on the GPU", "Off keeps it in main memory.", True),
-        whole("image-min-tokens", "Fewest tokens an image", "For models with a dynamic resolution.", 0, 100_000),
-        whole("image-max-tokens", "Most tokens an image", "For models with a dynamic resolution.", 0, 100_000),
+        ("path", "lora", "LoRA adapters", "GGUF files, separated by commas.", True),
+        ("path", "mmproj mm", "Projector", "For images and sound; found beside the model by itself."),
+        ("bool", "mmproj-auto", "Use the projector", "Off saves its memory; the model then reads text only.", True),
+        ("bool", "mmproj-offload", "Projector on the GPU", "Off keeps it in main memory.", True),
+        ("int", "image-min-tokens", "Fewest tokens an image", "For models with a dynamic resolution.", 0, 100_000),
+        ("int", "image-max-tokens", "Most tokens an image", "For models with a dynamic resolution.", 0, 100_000),
     ], "Embeddings and reranking": [
-        flag("embeddings embedding", "Embeddings only", "For models that are made for embeddings.", False),
-        flag("reranking rerank", "Reranking", "For models that order documents by a query.", False),
-        choice("pooling", "Pooling", "How one vector is made of many.", ("none", "mean", "cls", "last", "rank")),
+        ("bool", "embeddings embedding", "Embeddings only", "For models that are made for embeddings.", False),
+        ("bool", "reranking rerank", "Reranking", "For models that order documents by a query.", False),
+        ("choice", "pooling", "Pooling", "How one vector is made of many.", ("none", "mean", "cls", "last", "rank")),
     ], "Process": [
-        whole("stop-timeout", "Time to finish, s", "For its answers when a model is unloaded.", 1, 600, 10),
+        ("int", "stop-timeout", "Time to finish, s", "For its answers when a model is unloaded.", 1, 600, 10),
     ],
 }
-PARAMETERS = {item.key: item._replace(group=group) for group, items in PARAMETER_GROUPS.items() for item in items}
+PARAMETERS = {item.key: item for group, lines in PARAMETER_GROUPS.items()
+              for item in (Parameter.of_line(group, *line) for line in lines)}
 ALIASES = {alias: item.key for item in PARAMETERS.values() for alias in (item.key, *item.aliases)}
 
 
@@ -4801,14 +4797,13 @@ def validated_parameters(parameters: Json, folders: list[Path], field: str = "pa
     """`parameters` if all are known and acceptable, without null; InvalidRequest names the `field.key` that is not."""
     accepted: Json = {}
     for key, value in parameters.items():
+        at = f"{field}.{key}" if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", key) else field
         if key not in PARAMETERS:
-            at = f"{field}.{key}" if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", key) else field
             raise InvalidRequest("there is no such parameter", field=at)
-        if value is None:
-            continue
         if key == "parallel" and value == 0:
-            raise InvalidRequest("Slots must be -1 or more than 0", field=f"{field}.{key}")
-        accepted[key] = PARAMETERS[key].checked(value, folders, f"{field}.{key}")
+            raise InvalidRequest("Slots must be -1 or more than 0", field=at)
+        if value is not None:
+            accepted[key] = PARAMETERS[key].checked(value, folders, at)
     return accepted
 
 
@@ -4952,11 +4947,9 @@ def preset_switch(text: str) -> bool:
 
 # What a section can say of an entry besides its parameters: the field, and how its text is read.
 PRESET_FIELDS: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "alias": ("aliases", lambda text: [name.strip() for name in text.split(",") if name.strip()]),
-    "load-on-startup": ("pinned", preset_switch),
-    "sleep-idle-seconds": ("idle", lambda text: max(int(text), 0)),
-    "tags": ("tags", lambda text: [name.strip() for name in text.split(",") if name.strip()]),
-}
+    "load-on-startup": ("pinned", preset_switch), "sleep-idle-seconds": ("idle", lambda text: max(int(text), 0)),
+    **{key: (field, lambda text: [name.strip() for name in text.split(",") if name.strip()])
+       for key, field in (("alias", "aliases"), ("tags", "tags"))}}
 
 
 def preset_values(values: dict[str, str]) -> dict[str, str]:
@@ -4994,15 +4987,6 @@ def imported_section(values: dict[str, str], folders: list[Path],
         except (ValueError, InvalidRequest) as problem:
             refused.append(f"{key}: {problem}")
     return parameters, fields, refused
-
-
-def preset_files(models: list[Json]) -> dict[str, list[Json]]:
-    """The entries by their files' real paths, and by their names in lower case."""
-    files: dict[str, list[Json]] = {}
-    for model in models:
-        for name in {os.path.basename(model["path"]).lower(), os.path.realpath(model["path"])}:
-            files.setdefault(name, []).append(model)
-    return files
 
 
 def preset_entries(text: str, models: list[Json], files: Mapping[str, list[Json]]) -> list[Json]:
@@ -5088,7 +5072,10 @@ def preset_changes(models: list[Json], text: str, folders: list[Path],
 
     A change is {id, name, parameters: {key: [old, new]}, fields: {key: [old, new]}}, and {path, created} of a new one.
     """
-    sections, files = parse_presets(text), preset_files(models)
+    sections, files = parse_presets(text), collections.defaultdict[str, list[Json]](list)
+    for model in models:
+        for place in {os.path.basename(model["path"]).lower(), os.path.realpath(model["path"])}:
+            files[place].append(model)
     if len(sections) > MAX_SECTIONS:
         raise InvalidRequest(f"more than {MAX_SECTIONS} models at once", field="ini")
     named = {name: texts for name, texts in sections.items() if name not in SHARED_SECTIONS}
@@ -5125,7 +5112,6 @@ USEFUL_GPU = 2 * 2**30  # bytes of memory; a GPU with less is a display adapter
 WITHHELD = r"LLAMA_(?:ARG_|API_KEY$|SERVER_)|LLAMADASH_|NOTIFY_SOCKET$|WATCHDOG_"
 OPTION_LINE = r"(?m)^(-[\w-]+(?:, +-[\w-]+)*)(?: (\S.*?))?(?: {2,}|$)"
 DEVICE_LINE = r"(?m)^ +([^\s:]{1,64}): ([^\n]{0,200}?) \((\d{1,9}) MiB, (\d{1,9}) MiB free\)"
-BACKENDS = {"MTL": "Metal"}  # where devices are named otherwise than what they belong to
 LEFT_TO_ENGINE = frozenset(("n-gpu-layers", "n-gpu-layers-draft", "parallel"))  # -1 has meant other things before
 MAX_CPU_MOE = 4000  # more than any model has layers; llama-server aborts at 4,096 and above
 INSTALL_LIMIT = 900.0  # seconds; a slow line needs minutes for the 20 MB
@@ -5151,8 +5137,8 @@ class Build:
     @property
     def backends(self) -> list[str]:
         """What it computes with, such as CUDA or Vulkan; CPU is always there."""
-        names = [re.sub(r"\d+$", "", device["name"]) for device in self.devices]
-        return list(dict.fromkeys([*(BACKENDS.get(name, name) for name in names), "CPU"]))
+        names = [re.sub(r"^MTL$", "Metal", re.sub(r"\d+$", "", device["name"])) for device in self.devices]
+        return list(dict.fromkeys([*names, "CPU"]))
 
     @property
     def warning(self) -> str | None:
@@ -5295,9 +5281,8 @@ def build_of(id: str, program: str, problem: str | None = None) -> Build:
 
 
 def program_below(folder: Path) -> str | None:
-    """The program llama-server, else llama, in `folder` or up to three folders below."""
-    patterns = ["*/" * depth + name + EXECUTABLE for name in ("llama-server", "llama") for depth in range(4)]
-    return next((os.path.abspath(path) for pattern in patterns for path in folder.glob(pattern)
+    """The program llama-server, else llama, in `folder` or below."""
+    return next((os.path.abspath(path) for name in ("llama-server", "llama") for path in folder.rglob(name + EXECUTABLE)
                  if path.is_file() and os.access(path, os.X_OK)), None)
 
 
@@ -5336,10 +5321,8 @@ def protocol_of(program: str) -> str:
     for path in (Path(program), *libraries):
         with contextlib.suppress(OSError, ValueError), path.open("rb") as file, \
                 mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            if content.find(PROTOCOL + b":state") >= 0:
-                return "state"
-            if content.find(PROTOCOL) >= 0:
-                return "ready"
+            if (at := content.find(PROTOCOL)) >= 0:
+                return "state" if content.find(PROTOCOL + b":state", at) >= 0 else "ready"
     return "none"
 
 
@@ -5681,10 +5664,7 @@ def parse_line(line: bytes) -> LogLine:
 
 
 def explanation(lines: Iterable[LogLine], free: dict[str, int], taken: dict[str, dict[str, int]]) -> str | None:
-    """Why a process ended, from its last lines: a cause that is known, else the last error that says something.
-
-    Where memory ran out, what was `free` of each (bytes) as it began and what other models had `taken` are told too.
-    """
+    """Why a process ended: a known cause, with what was `free` and is `taken` of memory, else its last clear error."""
     lines = [line for line in lines if not HARMLESS.search(line.text)]
     for pattern, cause in CAUSES:
         for line in lines:
@@ -5993,11 +5973,9 @@ class Vitality:
     def silence(self, sign_of_life: float) -> float:
         """Seconds since the process did something, `sign_of_life` being when it was last heard of."""
         if time.monotonic() - self.looked > 2:
-            self.looked = time.monotonic()
-            used = work_of(self.pid, self.computing)
+            self.looked, used = time.monotonic(), work_of(self.pid, self.computing)
             if abs(used - self.used) > IDLE_CPU:
-                self.alive = time.monotonic()
-                self.used = used
+                self.alive, self.used = self.looked, used
         return time.monotonic() - max(self.alive, sign_of_life)
 
 
@@ -9511,19 +9489,15 @@ REHEARSAL = "Count from one to a hundred in words: one, two, three, four, five, 
 REHEARSAL_WAIT = 600  # s until nobody asks a model that has to leave memory for the rehearsal
 
 
+@dataclass(eq=False, repr=False)
 class Rehearsal:
     """Tries a build on a loaded model, beside the one that runs it or, for want of memory, in its place for a while."""
-
-    def __init__(self, dash: Dash, build: Build, model: str) -> None:
-        self.dash, self.build, self.model = dash, build, model
-        running = dash.pool.loaded_instance(model)
-        if running is None:
-            raise Conflict("Load the model first: a build is compared with the one that runs it.")
-        if running.build.id == build.id:
-            raise Conflict(f"{build.id} runs this model already.")
-        self.running, self.unit = running, dash.pool.entries.unit(model)
-        group = dash.pool.entries.groups[self.unit.id]
-        self.parameters = {**group.parameters, **group.common}
+    dash: Dash
+    build: Build
+    model: str
+    running: Instance
+    unit: Unit
+    parameters: Json
 
     async def tell(self, status: str, **outcome: Any) -> Json:
         """Tell everybody how it goes, as part of the build; what came of it is kept."""
@@ -9609,7 +9583,13 @@ async def engines_rehearse(dash: Dash, *, id: Annotated[str, Length(1, 96)], mod
         raise InvalidRequest(build.problem, field="id")
     if any(item.get("status") == "running" for item in dash.builds.rehearsals.values()):
         raise Conflict("A build is being tried already.")
-    rehearsal = Rehearsal(dash, build, model)
+    if (running := dash.pool.loaded_instance(model)) is None:
+        raise Conflict("Load the model first: a build is compared with the one that runs it.")
+    if running.build.id == id:
+        raise Conflict(f"{id} runs this model already.")
+    unit = dash.pool.entries.unit(model)
+    group = dash.pool.entries.groups[unit.id]
+    rehearsal = Rehearsal(dash, build, model, running, unit, {**group.parameters, **group.common})
     result = await rehearsal.tell("running")
     dash.spawn(rehearsal.run(), f"comparison with {id}")
     return result
