@@ -22,7 +22,7 @@ const KINDS = {
   alert: ["Alert", "danger"],
   schedule: ["Schedule", "info"],
   cut: ["Less context", "warning"],
-  spilled: ["In main memory", "warning"],
+  spilled: ["Spilled", "warning"],
   waiting: ["Waits", "warning"],
   loading: ["Loading", "info"],
   restart: ["Restart", "warning"],
