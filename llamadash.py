@@ -1226,7 +1226,6 @@ SQLITE_TEXTS = {"permission denied": 3, "is locked": 5, "readonly": 8, "disk I/O
 SQLITE_BUSY, SQLITE_FULL, SQLITE_DAMAGE = (5, 6), 13, (11, 26)
 DATABASE_FILES = ("", "-wal", "-shm")  # endings of their names
 LENIENT_TEXT = functools.partial(str, encoding="utf-8", errors="replace")  # one bad character costs no whole list
-SQLITE_FILES = 12  # that it may want to open at once
 NO_LOCKS = (errno.ENOLCK, "No file locks, as on some network shares")
 UNLOCKABLE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # what a file system says that has none
 NO_MEMORY_MAPS = (errno.ENODEV, "No shared memory maps, as on some network shares")
@@ -1267,7 +1266,7 @@ def storage_problem(path: Path) -> OSError | None:
     folder, means = str(path.parent), None
     try:
         with contextlib.ExitStack() as files:
-            numbers = [files.enter_context(tempfile.TemporaryFile(dir=folder)).fileno() for _ in range(SQLITE_FILES)]
+            numbers = [files.enter_context(tempfile.TemporaryFile(dir=folder)).fileno() for _ in range(12)]  # at once
             os.ftruncate(numbers[0], files_size(Path(f"{path}-wal")) + 65_536)  # as its log grows
             os.write(numbers[0], bytes(4096))
             os.fsync(numbers[0])
@@ -1428,9 +1427,9 @@ class DatabaseFile(Statements):
                 for left in self.backups(".part", ".part-journal"):  # by a kill during a backup
                     left.unlink(missing_ok=True)
             self.files = self.files_at_path()
-            last = [row["at"] for table in ("metrics", "logs") for row in self.rows(
-                f"SELECT timestamp AS at FROM {table} WHERE timestamp < ? ORDER BY rowid DESC LIMIT 1", (now_ms(),))]
-            self.clock = TrustedClock(self.get_meta("clock", {}), max(last, default=now_ms()))
+            [row] = self.rows("SELECT MAX(timestamp) AS last FROM metrics WHERE resolution = 0 AND timestamp < ?",
+                              (now_ms(),))
+            self.clock = TrustedClock(self.get_meta("clock", {}), row["last"] or now_ms())
         self.opened = True
 
     def connect(self, version: int | None = None) -> sqlite3.Connection:
@@ -1450,6 +1449,7 @@ class DatabaseFile(Statements):
                 connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # before the first table, or never
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute("PRAGMA secure_delete = ON")  # nothing stays in backups that was deleted
             connection.execute("PRAGMA busy_timeout = 200")  # ms, in which the event loop and so everybody waits
             user_version(connection)  # the first look through the log: not every folder can have one
             failed.pop_all()
@@ -1461,8 +1461,10 @@ class DatabaseFile(Statements):
         if found > len(MIGRATIONS):
             raise DatabaseRefused(f"{self.path} was written by a newer llamadash (format {found}, this one knows "
                                  f"{len(MIGRATIONS)}): update llamadash, or use another --data-dir")
-        if problem := ("there is nothing in it" if not found and self.good_backup() else database_problem(connection)
-                       or ("" if version in (None, found) else "it is of another version")):
+        problem = "there is nothing in it" if not found and self.good_backup() else database_problem(connection)
+        if not problem and version not in (None, found):
+            problem = "it is of another version"
+        if problem:
             raise DatabaseDamaged(problem)
 
     def migrate(self, version: int) -> None:
@@ -1604,9 +1606,8 @@ class DatabaseFile(Statements):
 
     def checkpoint(self) -> None:
         """Fold what is in the write-ahead log into the file, so that the log may be lost; holds nobody up."""
-        mark = secrets.token_hex(8)
-        self.marks.add(mark)
-        self.set_meta("mark", mark)
+        self.marks.add(mark := json.dumps(secrets.token_hex(8)))
+        self.set_meta("mark", json.loads(mark))
         with self.explained(), contextlib.closing(sqlite3.connect(self.path)) as db:
             _, pages, folded = db.execute("PRAGMA wal_checkpoint").fetchone()
         if pages == folded:  # the file alone holds all of it, and so this mark or a later one
@@ -1615,14 +1616,10 @@ class DatabaseFile(Statements):
     def see_own_content(self) -> None:
         """End all saving where the file has other content than ours: what it held cannot be written again."""
         for pause in (0.1, 0.1, 0):  # another program's checkpoint may be under way
-            with self.lock, self.explained(), contextlib.closing(read_only(self.path, "&immutable=1")) as db:
-                try:
-                    (text,), = db.execute("SELECT value FROM metadata WHERE key = 'mark'")
-                    if json.loads(text) in self.marks:
-                        return
-                except (sqlite3.Error, ValueError, TypeError) as problem:
-                    if isinstance(problem, sqlite3.Error) and sqlite_code(problem) not in (0, *SQLITE_DAMAGE):
-                        raise
+            with self.lock, self.explained(), not_ours(), contextlib.closing(
+                    read_only(self.path, "&immutable=1")) as db:
+                if any(mark in self.marks for (mark,) in db.execute("SELECT value FROM metadata WHERE key = 'mark'")):
+                    return
             time.sleep(pause)
         self.lost = self.notice = (f"{self.path} was overwritten while llamadash ran: nothing is saved any more. "
                                    "Restart llamadash: it goes on with what is there now.")
@@ -1847,7 +1844,7 @@ class RequestRows(DatabaseFile):
 
     def requests(self, *, sort: str = "timestamp", before: int | None = None, limit: int = 50,
                  **filters: Any) -> list[Json]:
-        """Finished requests that meet REQUEST_FILTERS, the largest `sort` first, after the row `before`; for threads.
+        """Finished requests that meet some FILTERS, the largest `sort` first, after the row `before`; for threads.
 
         Those with an unknown value come last, and by time those from the future, which have `future`.
         """
@@ -1875,8 +1872,7 @@ class RequestRows(DatabaseFile):
         The speeds are tokens over busy time, without cached ones; `throughput` is generated tokens over the time since
         `from_ms`. May be called from a thread. Whole days come from `usage`.
         """
-        until = min(now_ms() + CLOCK_JUMP, 2**62 if to_ms is None else to_ms)
-        since = from_ms or 0
+        since, until = from_ms or 0, min(now_ms() + CLOCK_JUMP, 2**62 if to_ms is None else to_ms)
         days = next_midnight(since), next_midnight(until if until > now_ms() else until - DAY)
         spans = [(since, days[0]), (days[1], until)] if days[0] < days[1] else [(since, until)]
         parts: list[tuple[str, dict[str, str], Json]] = [
@@ -1943,13 +1939,11 @@ class RequestRows(DatabaseFile):
         return [{**row, "details": decoded(row, "details", {})} for row in rows]
 
     def add_capture(self, row: Json) -> None:
-        """Save what a client sent and got; of the oldest, beyond CAPTURES_KEPT, nothing stays in the file."""
+        """Save what a client sent and got; the oldest, beyond CAPTURES_KEPT, go."""
         with self.transaction() as db:
-            db.execute("PRAGMA secure_delete = ON")
             insert(db, "captures", row, replace=True)
             db.execute("DELETE FROM captures WHERE id <= (SELECT id FROM captures ORDER BY id DESC "
                        "LIMIT 1 OFFSET ?)", (CAPTURES_KEPT,))
-            db.execute("PRAGMA secure_delete = OFF")
 
     def captures(self, model: str | None, before: int | None, limit: int) -> list[Json]:
         """The newest captures without their texts, but with their lengths; may be called from a thread."""
@@ -2177,15 +2171,21 @@ def read_only(path: Path, options: str = "") -> sqlite3.Connection:
     return connection
 
 
+@contextlib.contextmanager
+def not_ours() -> Iterator[None]:
+    """Let pass what SQLite says of a file that is damaged or none of ours, but not what keeps it from reading one."""
+    try:
+        yield
+    except sqlite3.Error as problem:
+        if sqlite_code(problem) not in (0, *SQLITE_DAMAGE):
+            raise
+
+
 def is_good_database(path: Path) -> bool:
     """Whether SQLite can read all of the file at `path`, and it is one of ours; its error where it may not read it."""
-    try:
-        with contextlib.closing(read_only(path)) as db:
-            return 0 < user_version(db) <= len(MIGRATIONS) and database_problem(db) is None
-    except sqlite3.Error as problem:
-        if sqlite_code(problem) in (0, *SQLITE_DAMAGE):
-            return False
-        raise
+    with not_ours(), contextlib.closing(read_only(path)) as db:
+        return 0 < user_version(db) <= len(MIGRATIONS) and database_problem(db) is None
+    return False
 
 
 def database_problem(db: sqlite3.Connection) -> str | None:
