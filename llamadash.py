@@ -6067,34 +6067,17 @@ class Ticket(NamedTuple):
     reply: Any = None  # by which whoever asks is told what came of it
 
 
-class Start(NamedTuple):
-    """Start the unit's process with this plan."""
+class Action(NamedTuple):
+    """What becomes of a unit: what is to be done for that, and then told as an event of the timeline.
+
+    To be done: loading: start its process | stopping: end it; not told | admitted: pass the ticket's request on to it;
+    not told | refused: tell the ticket's request, where there is one, why.
+    """
+    kind: str  # one of these, or waiting | restart | loaded | unloaded | failed | crashed
     unit: Unit
-    plan: Plan
-
-
-class Stop(NamedTuple):
-    """End the unit's process."""
-    unit: Unit
-
-
-class Answer(NamedTuple):
-    """Pass a waiting request on to its unit's process, or, with a code, tell it why nothing comes of it."""
-    unit: Unit
-    ticket: Ticket
-    code: str = ""  # crowded | waited | failed | unloaded
-    message: str = ""
-
-
-class Happened(NamedTuple):
-    """Tell everybody what became of a unit: an event of the timeline."""
-    kind: str  # waiting | loading | restart | loaded | unloaded | failed | crashed | refused
-    unit: Unit
-    reason: str
-    details: Json | None = None
-
-
-Action = Start | Stop | Answer | Happened
+    reason: str = ""
+    details: Mapping[str, Any] = {}  # of a request refused with a `code`: crowded | waited | failed | unloaded
+    ticket: Ticket | None = None
 
 
 @dataclass(eq=False, repr=False)
@@ -6107,6 +6090,7 @@ class Unit:
     idle: float = 0.0  # s without a request until it leaves; 0: never
     grace: float = 10.0  # s that its answers may go on when it is unloaded by hand
     plans: Sequence[Sequence[Plan]] = ()  # the best ones first, those in a group equally good; none: not known yet
+    plan: Plan | None = None  # of these, the one that it was last started with
     status: str = "unloaded"  # unloaded | loading | loaded | stopping
     waiting: dict[int, Ticket] = field(default_factory=dict)
     active: set[int] = field(default_factory=set)
@@ -6140,11 +6124,6 @@ class Unit:
     def wanted(self) -> bool:
         """Whether it is to be loaded."""
         return self.status == "unloaded" and bool(self.waiting or self.wish)
-
-    @property
-    def queued_at(self) -> float:
-        """Since when it is wanted."""
-        return min([*(ticket.since for ticket in self.waiting.values()), self.wish[0] if self.wish else math.inf])
 
     @property
     def wished_for(self) -> str:
@@ -6197,11 +6176,7 @@ class Unit:
         return None
 
 
-class Choice(NamedTuple):
-    """A plan, and who has to leave memory for it beside those that leave anyway."""
-    plan: Plan
-    victims: Sequence[Unit]
-    fits: bool  # as things are, with nobody leaving
+Choice = tuple[Plan, Sequence[Unit]]  # where a unit can go, and who has to leave beside those that leave anyway
 
 
 class Planner:
@@ -6220,33 +6195,35 @@ class Planner:
         if len(self.claims) >= MAX_PLANNED:
             return None, self.turn()
         if choice := self.best(unit):
-            return choice, "" if choice.fits else self.waiting_reason(choice)
+            return choice, "" if self.fits(choice[0]) else self.waiting_reason(choice[1])
         unclaimed = Planner(self.residents, self.rooms, self.models_max, self.min_residency, self.now)
         unclaimed.yields = self.yields
         if not self.claims or not (choice := unclaimed.best(unit)):
             return None, self.shortage(unit)
         reason = self.turn()
-        self.claim(unit, choice.plan)
+        self.claim(unit, choice[0])
         return None, reason
 
     def best(self, unit: Unit, *, gentle: bool = False) -> Choice | None:
-        """The plan that pushes out least; None where even then there is not enough room."""
+        """The plan that pushes out least, and whom; None where even then there is not enough room."""
+        def rank(choice: Choice) -> tuple[Any, ...]:
+            plan, victims = choice
+            full = [(need + self.taken[name]) / max(self.rooms.get(name, need), 1)
+                    for name, need in self.need(plan).items()]
+            return (any(map(self.must_wait, victims)), len(victims), not self.fits(plan),
+                    any(victim.yields_to is not unit for victim in victims),
+                    max([victim.used_at for victim in victims], default=0.0), max(full, default=0.0))
         for group in unit.plans:
-            choices = [choice for plan in group if (choice := self.choice(unit, plan, gentle))]
+            choices = [(plan, victims) for plan in group if (victims := self.victims(unit, plan, gentle)) is not None]
             if choices:
-                return min(choices, key=lambda choice: (
-                    any(self.must_wait(victim) for victim in choice.victims), len(choice.victims), not choice.fits,
-                    any(victim.yields_to is not unit for victim in choice.victims),
-                    max([victim.used_at for victim in choice.victims], default=0.0),
-                    max([(need + self.taken[name]) / max(self.rooms.get(name, need), 1)  # how full it would be
-                         for name, need in self.need(choice.plan).items()], default=0.0)))
+                return min(choices, key=rank)
         return None
 
-    def choice(self, unit: Unit, plan: Plan, gentle: bool) -> Choice | None:
+    def victims(self, unit: Unit, plan: Plan, gentle: bool) -> Sequence[Unit] | None:
         """Whom `plan` pushes out: the fewest, of several the least recently used; a `gentle` one only who is idle."""
         leaving = [item for item in self.residents if item.leaving or item in self.yields]
         if self.fits(plan, leaving):
-            return Choice(plan, [], self.fits(plan))
+            return ()
         able = [item for item in self.residents if not item.pinned and item not in leaving]
         able.sort(key=lambda item: (item.yields_to is not unit, self.must_wait(item), item.used_at))
         settled = [item for item in able if self.settled(item)]
@@ -6255,7 +6232,7 @@ class Planner:
             groups = [[item for item in settled if item.idle_for(self.now) >= RETURN_AFTER and not item.preferred]]
         for group in groups:
             if self.fits(plan, [*leaving, *group]):
-                return Choice(plan, self.fewest(group, lambda gone: self.fits(plan, [*leaving, *gone])), False)
+                return self.fewest(group, lambda gone: self.fits(plan, [*leaving, *gone]))
         return None
 
     @staticmethod
@@ -6296,16 +6273,16 @@ class Planner:
         """Whether a unit cannot be stopped yet: it answers, or has just come, or is on its way."""
         return bool(victim.active) or not self.settled(victim)
 
-    def waiting_reason(self, choice: Choice) -> str:
+    def waiting_reason(self, victims: Sequence[Unit]) -> str:
         """Why a unit is not loaded yet for which there is a plan."""
-        late = [victim for victim in choice.victims if self.must_wait(victim)]
+        late = [victim for victim in victims if self.must_wait(victim)]
         if busy := [victim.name for victim in late if victim.active]:
             return f"until {', '.join(busy)} {'has' if len(busy) == 1 else 'have'} answered"
         if late and not self.min_residency:
             return f"until {late[0].name} is loaded"
         if late:
             return f"until {late[0].name} has been in memory for {self.min_residency:.0f} s"
-        gone = [item.name for item in self.residents if item in choice.victims or item.leaving]
+        gone = [item.name for item in self.residents if item in victims or item.leaving]
         return f"until {', '.join(gone)} {'has' if len(gone) == 1 else 'have'} left memory" if gone else self.turn()
 
     def turn(self) -> str:
@@ -6388,8 +6365,8 @@ class Residency:
         unit = self.units[unit_id]
         if unit.status == "loading":
             unit.status, unit.loaded_at, unit.used_at, unit.pushed_out_by = "loaded", now, now, None
-            self.actions.append(Happened("loaded", unit, unit.loaded_for, {
-                "seconds": round(now - unit.started_at, 1), "after": unit.came_from}))
+            details = {"seconds": round(now - unit.started_at, 1), "after": unit.came_from}
+            self.actions.append(Action("loaded", unit, unit.loaded_for, details))
         return self.settle(now)
 
     def exited(self, unit_id: str, error: str | None, now: float) -> list[Action]:
@@ -6410,7 +6387,7 @@ class Residency:
         unit.active.clear()
         unit.status, unit.held, unit.loaded_at = "unloaded", {}, math.inf
         unit.unloading, unit.yields_to, unit.outdated = None, None, False
-        self.actions.append(Happened(kind, unit, reason, {"failures": unit.failures} if unit.error else None))
+        self.actions.append(Action(kind, unit, reason, {"failures": unit.failures} if unit.error else {}))
         if kind == "failed" or (kind == "crashed" and unit.failures >= CRASH_LIMIT):
             unit.wish = None
             self.refuse(unit.waiting.values(), "failed", f"{unit.name} could not be loaded: {reason}")
@@ -6449,7 +6426,8 @@ class Residency:
 
     def wanted(self) -> list[Unit]:
         """The units that are to be loaded and are not, in the order of their arrival."""
-        return sorted([unit for unit in self.units.values() if unit.wanted], key=lambda unit: unit.queued_at)
+        return sorted([unit for unit in self.units.values() if unit.wanted], key=lambda unit: min(
+            [*(ticket.since for ticket in unit.waiting.values()), unit.wish[0] if unit.wish else math.inf]))
 
     # decisions
 
@@ -6494,7 +6472,7 @@ class Residency:
         self.refuse(overdue, "waited", f"{unit.name} was {reason}")
         if unit.wish and not unit.pinned and not unit.waiting and now - unit.wish[0] >= self.max_wait:
             unit.wish, unit.error = None, f"It was {reason}"
-            self.actions.append(Happened("refused", unit, unit.error))
+            self.actions.append(Action("refused", unit, unit.error))
 
     def make_room(self, now: float) -> None:
         """Start who is wanted, first come, first served, and let others go for it; a look later it may be others."""
@@ -6503,32 +6481,32 @@ class Residency:
         for unit in self.wanted():
             choice, reason = planner.look(unit)
             if choice:
-                self.place(unit, choice, planner)
+                self.place(unit, *choice, planner)
             if unit.wanted:  # the timeline has the first reason, the queue each as it is
                 if unit.waits is None:
-                    self.actions.append(Happened("waiting", unit, reason))
+                    self.actions.append(Action("waiting", unit, reason))
                 unit.waits = reason
         for unit in self.units.values() if not planner.claims else ():  # preferred ones come back when nobody waits
             away = unit.gave_way is not None or (unit.preferred and unit.pushed_out_by)
             if not away or unit.resident or unit.wanted or unit.failures >= CRASH_LIMIT:
                 continue
             choice = planner.best(unit, gentle=True)
-            if unit.gave_way is not None and not (choice and choice.fits):
+            if unit.gave_way is not None and not (choice and planner.fits(choice[0])):
                 unit.gave_way = now
             elif choice and now - (unit.gave_way or 0) >= RETURN_AFTER:
-                self.place(unit, choice, planner)
+                self.place(unit, *choice, planner)
         for unit in planner.residents:
             unit.yields_to = planner.yields.get(unit)
             self.admit(unit, now)
 
-    def place(self, unit: Unit, choice: Choice, planner: Planner) -> None:
+    def place(self, unit: Unit, plan: Plan, victims: Sequence[Unit], planner: Planner) -> None:
         """Start a unit, or let others go for it, all at once; until they can, they take no new requests."""
-        if choice.fits:
-            self.start(unit, choice.plan, planner)
+        if planner.fits(plan):
+            self.start(unit, plan, planner)
             return
-        planner.claim(unit, choice.plan)
-        wait = any(planner.must_wait(victim) for victim in choice.victims)
-        for victim in choice.victims:
+        planner.claim(unit, plan)
+        wait = any(map(planner.must_wait, victims))
+        for victim in victims:
             if not wait:
                 victim.pushed_out_by = unit
                 self.stop(victim, f"evicted for {unit.name}")
@@ -6539,21 +6517,21 @@ class Residency:
 
     def start(self, unit: Unit, plan: Plan, planner: Planner) -> None:
         """Reserve the memory of `plan` and start the unit."""
-        unit.status, unit.held, unit.used_at = "loading", planner.need(plan), planner.now
+        unit.status, unit.plan, unit.held, unit.used_at = "loading", plan, planner.need(plan), planner.now
         unit.loaded_for, unit.dismissed = unit.wished_for, False
         unit.came_from, unit.started_at = unit.reason, planner.now
         unit.reason = unit.error = unit.waits = unit.gave_way = None
         planner.residents.append(unit)
         planner.taken.update(unit.held)
         details = {"need": dict(unit.held), "devices": plan.devices, "after": unit.came_from}
-        self.actions += [Start(unit, plan), Happened("loading", unit, unit.loaded_for, details)]
+        self.actions.append(Action("loading", unit, unit.loaded_for, details))
         if unit.came_from == "crashed":
-            self.actions.append(Happened("restart", unit, unit.loaded_for, {"failures": unit.failures}))
+            self.actions.append(Action("restart", unit, unit.loaded_for, {"failures": unit.failures}))
 
     def stop(self, unit: Unit, reason: str) -> None:
         """End the unit's process; whoever asks for it from now on waits until it has ended."""
         unit.status, unit.unloading, unit.yields_to = "stopping", (0.0, reason), None
-        self.actions.append(Stop(unit))
+        self.actions.append(Action("stopping", unit, reason))
 
     def admit(self, unit: Unit, now: float) -> None:
         """Pass on the requests whose unit is ready."""
@@ -6562,7 +6540,7 @@ class Residency:
             for ticket in unit.waiting.values():
                 unit.active.add(ticket.id)
                 unit.used_at = now
-                self.actions.append(Answer(unit, ticket))
+                self.actions.append(Action("admitted", unit, ticket=ticket))
             unit.waiting.clear()
 
     def refuse(self, tickets: Iterable[Ticket], code: str, message: str) -> None:
@@ -6570,8 +6548,7 @@ class Residency:
         for ticket in list(tickets):
             unit = self.units.get(ticket.unit) or Unit(ticket.unit, ticket.model)
             unit.waiting.pop(ticket.id, None)
-            self.actions += [Answer(unit, ticket, code, message),
-                             Happened("refused", unit, message, {"client": ticket.client})]
+            self.actions.append(Action("refused", unit, message, {"client": ticket.client, "code": code}, ticket))
 
 
 # the thin layer around it
@@ -6584,28 +6561,18 @@ STARTS = ("opening the API", "engine:start", "engine:restart")  # tasks that may
 GONE_TIME = 2.0  # s in which the end of a process is known after its connections broke
 # What a request can carry as well: entries that differ only in these share one process.
 REQUEST_PARAMETERS = {
-    "temp": "temperature", "top-k": "top_k", "top-p": "top_p", "min-p": "min_p", "typical-p": "typical_p",
-    "repeat-last-n": "repeat_last_n", "repeat-penalty": "repeat_penalty", "presence-penalty": "presence_penalty",
-    "frequency-penalty": "frequency_penalty", "dry-multiplier": "dry_multiplier", "xtc-probability": "xtc_probability",
-    "xtc-threshold": "xtc_threshold", "mirostat": "mirostat", "seed": "seed", "predict": "n_predict",
-    "sampling-seq": "samplers", "chat-template-kwargs": "chat_template_kwargs", "reasoning": "enable_thinking",
-    "reasoning-effort": "reasoning_effort", "reasoning-format": "reasoning_format",
-    "reasoning-budget": "reasoning_budget_tokens",
-}
+    **{key: key.replace("-", "_") for key in (
+        "top-k", "top-p", "min-p", "typical-p", "repeat-last-n", "repeat-penalty", "presence-penalty",
+        "frequency-penalty", "dry-multiplier", "xtc-probability", "xtc-threshold", "mirostat", "seed",
+        "chat-template-kwargs", "reasoning-effort", "reasoning-format")},
+    "temp": "temperature", "predict": "n_predict", "sampling-seq": "samplers", "reasoning": "enable_thinking",
+    "reasoning-budget": "reasoning_budget_tokens"}
 CPU_PARAMETERS = frozenset(("n-gpu-layers", "cpu-moe", "n-cpu-moe", "override-tensor"))  # which leave weights there
 SPILL_TOLERANCE = 0.2  # of the weights: embeddings stay in main memory in any case
 OWN_PARAMETERS = ("stop-timeout",)  # which the engine never sees
 PLACING_PARAMETERS = frozenset(("device", "split-mode", "tensor-split", "main-gpu", "rpc"))
 UNTOUCHED: Json = {"status": "unloaded", "progress": None, "stage": None, "reason": None, "error": None, "next": None,
                    "runtime": {}}  # the state of an entry that was never asked for
-
-
-class Refused(DashError):
-    """A request waited for its model in vain: `reason` is crowded, waited, failed or unloaded."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message, code=EngineFailed.code if reason == "failed" else EngineUnavailable.code)
-        self.reason = reason
 
 
 @dataclass(eq=False, repr=False)
@@ -6840,7 +6807,7 @@ class Pool:
     # requests
 
     async def admission(self, call: Call) -> Instance:
-        """The instance of the model of `call`, once it takes it, or Refused; release() must follow in any case."""
+        """The instance of the model of `call` once it takes it, or a DashError; release() must follow in any case."""
         unit = self.entries.unit(call.model)
         known = unit.open or unit.status == "loading" or (unit.plans and unit.waiting)
         plans = () if known else await self.memory.plans(call.model)
@@ -6881,27 +6848,6 @@ class Pool:
             self.do(self.residency.unload(unit.id, reason, time.monotonic()))
         return [unit.name for unit in units]
 
-    async def keep_schedules(self) -> None:
-        """Do what is due at times of day, for as long as the program runs; after a sleep that of the last day."""
-        since = time.time()
-        while True:
-            await asyncio.sleep(5.0)
-            before, since = since, time.time()
-            for item in due_schedules(self.dash.engine_config()["schedules"], max(before, since - DAY / 1000), since):
-                await self.do_scheduled(item["action"], item["model"])
-
-    async def do_scheduled(self, action: str, model: str) -> None:
-        """Do one thing that a schedule asks for; what keeps it from that is in the timeline."""
-        try:
-            if action == "free":
-                self.free("schedule")
-            elif action in ("pin", "unpin"):
-                await self.dash.change_models({model: {"pinned": action == "pin"}})
-            else:
-                await (self.load if action == "load" else self.unload)(model, "schedule")
-        except DashError as problem:
-            self.dash.event("schedule", model or None, f"{action} by schedule: {problem}")
-
     def ready_build(self, entry: str) -> Build:
         """The build that runs an entry; EngineUnavailable where there is none that can."""
         if self.stopping:
@@ -6927,31 +6873,31 @@ class Pool:
     def do(self, actions: list[Action]) -> None:
         """Carry out what Residency decided."""
         for action in actions:
-            if isinstance(action, Start):
-                self.dash.spawn(self.live(action), f"instance of {action.unit.name}")
-            elif isinstance(action, Stop):
-                if instance := self.instances.get(action.unit.id):
-                    self.dash.spawn(instance.stop(), f"stopping {instance.name}")
-            elif isinstance(action, Happened):
-                kind, unit, reason, details = action
-                self.dash.event(kind, unit.name, reason, details)
+            kind, unit, reason, details, ticket = action
+            instance, group = self.instances.get(unit.id), self.entries.groups.get(unit.id)
+            reply = ticket.reply if ticket and not ticket.reply.done() else None
+            if kind == "loading":
+                self.dash.spawn(self.live(unit), f"instance of {unit.name}")
+            elif kind == "stopping" and instance:
+                self.dash.spawn(instance.stop(), f"stopping {instance.name}")
+            elif kind == "admitted" and instance and reply:
+                reply.set_result(instance)
+            elif kind == "refused" and reply:
+                error = EngineFailed if details["code"] == "failed" else EngineUnavailable
+                reply.set_exception(error(reason, reason=details["code"]))
+            if kind not in ("stopping", "admitted"):
+                self.dash.event(kind, unit.name, reason, dict(details))
                 level = logging.WARNING if kind in ("failed", "crashed", "refused") else logging.INFO
                 log.log(level, "%s: %s (%s)", unit.name, kind, reason)
-            elif not action.ticket.reply.done():
-                if action.code:
-                    action.ticket.reply.set_exception(Refused(action.code, action.message))
-                elif instance := self.instances.get(action.unit.id):
-                    action.ticket.reply.set_result(instance)
-            group = self.entries.groups.get(action.unit.id)
-            self.mark(action.unit.name, *(group.rows if group else ()))
+            self.mark(unit.name, *(group.rows if group else ()))
 
-    async def live(self, action: Start) -> None:
+    async def live(self, unit: Unit) -> None:
         """The life of one instance: Residency hears when it is ready and when it ended, whatever happens."""
-        unit, instance = action.unit, None
+        instance: Instance | None = None
         error: str | None = "it could not be started"
         try:
             if unit.status == "loading":  # it may have been told to end before it began
-                instance = self.prepared(unit, action.plan)
+                instance = self.prepared(unit)
                 watcher = self.dash.spawn(self.watch(unit, instance), f"readiness of {instance.name}")
                 try:
                     error = await instance.run()  # None: it was told to end
@@ -6982,15 +6928,16 @@ class Pool:
         with contextlib.suppress(DashError):
             await self.load(entry, f"{build.id} could not start it")
 
-    def prepared(self, unit: Unit, plan: Plan) -> Instance:
-        """The instance that `plan` asks for, not started yet."""
+    def prepared(self, unit: Unit) -> Instance:
+        """The instance that a unit's plan asks for, not started yet."""
+        devices = unit.plan.devices if unit.plan else None
         row, build = self.dash.db.present_model(unit.name), self.ready_build(unit.name)
         group = self.entries.groups[unit.id]
         arguments, left_out = engine_arguments(build, row, {**group.parameters, **group.common},
-                                               free_port("127.0.0.1"), unit.name, plan.devices)
+                                               free_port("127.0.0.1"), unit.name, devices)
         instance = Instance(self.dash, unit.name, build, arguments, stop_timeout=int(unit.grace),
                             changed=lambda: self.mark(*group.rows))
-        instance.placement, instance.left_out = list(plan.devices or ()), left_out
+        instance.placement, instance.left_out = list(devices or ()), left_out
         self.instances[unit.id], self.started[unit.id] = instance, dict(group.common)
         return instance
 
@@ -7076,15 +7023,36 @@ class Pool:
                 kill_group(instance.process.pid)
 
 
+async def keep_schedules(dash: Dash) -> None:
+    """Do what is due at times of day, for as long as the program runs; after a sleep that of the last day."""
+    since = time.time()
+    while True:
+        await asyncio.sleep(5.0)
+        before, since = since, time.time()
+        for item in due_schedules(dash.engine_config()["schedules"], max(before, since - DAY / 1000), since):
+            await do_scheduled(dash, item["action"], item["model"])
+
+
+async def do_scheduled(dash: Dash, action: str, model: str) -> None:
+    """Do one thing that a schedule asks for; what keeps it from that is in the timeline."""
+    try:
+        if action == "free":
+            dash.pool.free("schedule")
+        elif action in ("pin", "unpin"):
+            await dash.change_models({model: {"pinned": action == "pin"}})
+        else:
+            await (dash.pool.load if action == "load" else dash.pool.unload)(model, "schedule")
+    except DashError as problem:
+        dash.event("schedule", model or None, f"{action} by schedule: {problem}")
+
+
 def due_schedules(schedules: list[Json], since: float, until: float) -> list[Json]:
     """Those due after `since` until `until` (Unix s, at most a day), in order; once a day also where clocks change."""
-    due = list[tuple[float, Json]]()
-    for day in {time.localtime(moment)[:3] for moment in (since, until)}:
-        for item in schedules:
-            moment = time.mktime((*day, *map(int, item["at"].split(":")), 0, 0, 0, -1))  # type: ignore[arg-type]
-            if since < moment <= until and time.localtime(moment).tm_wday in item["days"]:
-                due.append((moment, item))
-    return [item for _, item in sorted(due, key=lambda pair: pair[0])]
+    days = {time.localtime(moment)[:3] for moment in (since, until)}
+    due = [(time.mktime((*day, *map(int, item["at"].split(":")), 0, 0, 0, -1)), item)  # type: ignore[arg-type]
+           for day in days for item in schedules]
+    return [item for moment, item in sorted(due, key=lambda pair: pair[0])
+            if since < moment <= until and time.localtime(moment).tm_wday in item["days"]]
 
 
 def unix_ms(moment: float | None) -> int | None:
@@ -8032,7 +8000,7 @@ def gateway_error(problem: Exception) -> GatewayError:
     if not isinstance(problem, DashError):
         text = f"The connection to the model was lost: {problem}".removesuffix(": ")
         return GatewayError(502, f"{text}.", code="connection_lost")
-    code = problem.reason if isinstance(problem, Refused) else problem.code.lower()
+    code = problem.details.get("reason") or problem.code.lower()
     wait = {"crowded": 10, "waited": 60}.get(code)
     return GatewayError(404 if isinstance(problem, NotFound) else 503, str(problem), code=code, retry_after=wait)
 
@@ -12642,7 +12610,7 @@ class Dash:
         """What runs for as long as the program does, by name."""
         return {"journal": self.journal.run, "connections": self.hub.run, "sampler": self.sampler.run,
                 "opening the API": self.open_api, "model folders": self.library.run, "residency": self.pool.run,
-                "engine events": self.pool.publish, "schedules": self.pool.keep_schedules,
+                "engine events": self.pool.publish, "schedules": functools.partial(keep_schedules, self),
                 "upstreams": self.upstreams.run, "housekeeping": self.keep_house, "downloads": self.downloads.run,
                 "releases": self.installer.run, "files": functools.partial(keep_files, self),
                 "watchdog": functools.partial(watchdog, self),

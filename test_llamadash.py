@@ -6110,7 +6110,13 @@ def test_a_flood_is_limited_and_counted() -> None:
 # -- Residency -------------------------------------------------------------------------------------
 
 LOAD_TIME, STOP_TIME = 20.0, 5.0  # s that a process takes at most, in the world of these tests
+TOLD = ("waiting", "restart", "loaded", "unloaded", "failed", "crashed")  # of which nothing has to be done
 UNLOADED_BY = ("by hand", "idle", "configuration changed", "stopped")  # and `evicted for X`
+
+
+def queued_at(unit: llamadash.Unit) -> float:
+    """Since when a unit is wanted."""
+    return min([*(ticket.since for ticket in unit.waiting.values()), unit.wish[0] if unit.wish else math.inf])
 
 
 class World:
@@ -6133,8 +6139,8 @@ class World:
         self.used_at: dict[str, float] = {}
         self.state: dict[int, str] = {}  # of each request: waiting | admitted | refused | cancelled | done
         self.tickets: dict[int, llamadash.Ticket] = {}
-        self.refusals: list[llamadash.Answer] = []
-        self.events: list[llamadash.Happened] = []
+        self.refusals: list[llamadash.Action] = []  # of requests
+        self.events: list[llamadash.Action] = []
         self.loads: list[str] = []
         self.residency.rooms = self.rooms
         for name in needs:
@@ -6152,26 +6158,34 @@ class World:
     def do(self, actions: list[llamadash.Action]) -> None:
         """Carry the actions out, and see that none was wrong."""
         for action in actions:
-            getattr(self, f"do_{type(action).__name__.lower()}")(action)
+            assert action.kind in ("loading", "stopping", "admitted", "refused", *TOLD)
+            if action.kind in ("loading", "stopping", "admitted"):
+                getattr(self, f"do_{action.kind}")(action)
+            elif action.kind == "refused" and action.ticket:
+                self.do_refused(action, action.ticket)
+            assert (action.kind == "admitted" or action.reason) and action.unit.name
+            assert action.kind != "restart" or (self.processes[action.unit.id] == "loading" and self.told("crashed"))
+            if action.kind not in ("stopping", "admitted"):
+                self.events.append(action)
         self.check()
 
-    def do_start(self, action: llamadash.Start) -> None:
+    def do_loading(self, action: llamadash.Action) -> None:
         unit, name = action.unit, action.unit.id
         assert name not in self.processes, "started twice"
-        assert unit.plans and any(action.plan in group for group in unit.plans)
+        assert unit.plans and any(unit.plan in group for group in unit.plans)
         for device, need in unit.held.items():
             held = sum(other.get(device, 0) for other in self.held.values())
             assert not need or held + need <= self.rooms[device], f"too much on {device}"
         assert not self.residency.models_max or len(self.processes) < self.residency.models_max, "too many"
         assert unit.loaded_for
         for other in [item for item in self.residency.units.values() if item.wanted]:
-            if unit.loaded_for == "preferred" or ("request" in unit.loaded_for and other.queued_at < unit.queued_at):
+            if unit.loaded_for == "preferred" or ("request" in unit.loaded_for and queued_at(other) < queued_at(unit)):
                 assert self.possible(other, [unit]) or not self.possible(other, []), "takes memory from an earlier one"
         self.processes[name], self.held[name] = "loading", dict(unit.held)
         self.since[name] = self.now
         self.loads.append(name)
 
-    def do_stop(self, action: llamadash.Stop) -> None:
+    def do_stopping(self, action: llamadash.Action) -> None:
         unit, process = action.unit, self.processes[action.unit.id]
         assert unit.leaving
         reason = unit.leaving[1]
@@ -6193,12 +6207,9 @@ class World:
             assert reason == "by hand" and self.now >= self.unloaded_at[unit.id] + self.grace, "cut off"
         self.processes[unit.id], self.since[unit.id] = "stopping", self.now
 
-    def do_answer(self, action: llamadash.Answer) -> None:
+    def do_admitted(self, action: llamadash.Action) -> None:
         ticket = action.ticket
-        if action.code:
-            self.do_refuse(action)
-            return
-        assert self.state[ticket.id] == "waiting" and self.processes[ticket.unit] == "loaded"
+        assert ticket and self.state[ticket.id] == "waiting" and self.processes[ticket.unit] == "loaded"
         assert self.now - ticket.since <= self.residency.max_wait + LOAD_TIME
         self.state[ticket.id], self.used_at[ticket.unit] = "admitted", self.now
 
@@ -6210,17 +6221,11 @@ class World:
                                     self.residency.models_max, 0, self.now)
         return any(planner.fits(plan) for group in unit.plans for plan in group)
 
-    def do_refuse(self, action: llamadash.Answer) -> None:
-        assert self.state[action.ticket.id] == "waiting" and action.message
-        assert action.code in ("crowded", "waited", "failed", "unloaded")
-        self.state[action.ticket.id] = "refused"
+    def do_refused(self, action: llamadash.Action, ticket: llamadash.Ticket) -> None:
+        assert self.state[ticket.id] == "waiting"
+        assert action.details["code"] in ("crowded", "waited", "failed", "unloaded")
+        self.state[ticket.id] = "refused"
         self.refusals.append(action)
-
-    def do_happened(self, action: llamadash.Happened) -> None:
-        assert action.kind in ("waiting", "loading", "restart", "loaded", "unloaded", "failed", "crashed", "refused")
-        assert action.reason and action.unit.name
-        assert action.kind != "restart" or (self.processes[action.unit.id] == "loading" and self.told("crashed"))
-        self.events.append(action)
 
     def check(self) -> None:
         """What must hold at any time."""
@@ -6679,7 +6684,7 @@ def test_answers_under_way_are_not_cut_off_by_an_eviction() -> None:
     world.after(59)
     assert world.status("A") == "loaded"
     world.after(1)
-    assert world.refusals[0].message == "B was not loaded within 60 s: it waited until A has answered"
+    assert world.refusals[0].reason == "B was not loaded within 60 s: it waited until A has answered"
 
 
 def test_a_model_that_was_loaded_for_somebody_serves_him_first() -> None:
@@ -6748,7 +6753,7 @@ def test_a_load_that_fails_refuses_with_its_cause() -> None:
     world.ask("A")
     world.ask("A")
     world.gone("A", "out of memory")
-    assert [(item.code, item.message) for item in world.refusals] == 2 * [
+    assert [(item.details["code"], item.reason) for item in world.refusals] == 2 * [
         ("failed", "A could not be loaded: out of memory")]
     assert world.residency.units["A"].error == "out of memory"
 
@@ -6777,7 +6782,7 @@ def test_three_failures_in_a_row_stop_the_tries() -> None:
         world.gone("A", "no such tensor")
     assert len(world.loads) == llamadash.CRASH_LIMIT and world.status("A") == "unloaded"
     world.ask("A")
-    assert world.refusals[0].code == "failed" and world.refusals[0].message.endswith("no such tensor")
+    assert world.refusals[0].details["code"] == "failed" and world.refusals[0].reason.endswith("no such tensor")
     world.after(llamadash.CRASH_PAUSE)
     assert world.status("A") == "unloaded"
     id = world.ask("A")
@@ -6935,7 +6940,7 @@ def test_what_cannot_fit_waits_with_its_numbers_and_holds_nobody_up() -> None:
     assert world.status("C") == "loading"
     world.after(60)
     assert world.state[id] == "refused"
-    assert world.refusals[0].code == "waited" and "which A keeps" in world.refusals[0].message
+    assert world.refusals[0].details["code"] == "waited" and "which A keeps" in world.refusals[0].reason
 
 
 def test_pinned_models_keep_the_places() -> None:
@@ -7072,11 +7077,11 @@ async def test_a_schedule_pins_frees_and_says_what_it_could_not(tmp_path: Path) 
         assert refusal.field == f"changes.schedules.1.{field}"
     await dash.request("config:update", revision=1, changes={"schedules": [good]})
     for action in ("pin", "unpin"):
-        await dash.pool.do_scheduled(action, "tiny")
+        await llamadash.do_scheduled(dash, action, "tiny")
         assert dash.model("tiny")["pinned"] == (action == "pin")
-    await dash.pool.do_scheduled("free", "")
+    await llamadash.do_scheduled(dash, "free", "")
     assert await dash.request("models:free") == {"unloaded": []}
-    await dash.pool.do_scheduled("load", "tiny")
+    await llamadash.do_scheduled(dash, "load", "tiny")
     told = dash.unsaved_events[-1]
     assert (told["kind"], told["model"]) == ("schedule", "tiny") and told["reason"].startswith("load by schedule: ")
     dash.db.close()
@@ -7179,7 +7184,7 @@ def test_unload_by_hand_refuses_who_waits_and_ends_a_load() -> None:
     world = World({"A": 6}, 8)
     world.ask("A")
     world.unload("A")
-    assert world.refusals[0].message == "A was unloaded: by hand" and world.status("A") == "stopping"
+    assert world.refusals[0].reason == "A was unloaded: by hand" and world.status("A") == "stopping"
     id = world.ask("A")
     world.gone("A", "killed")
     assert world.status("A") == "loading" and world.state[id] == "waiting" and not world.told("failed")
@@ -7275,7 +7280,7 @@ def test_a_forgotten_model_leaves_after_its_answers_and_is_not_known_any_more() 
     world.gone("A")
     assert not world.residency.units and world.events[-1].unit.name == "A" and world.events[-1].kind == "unloaded"
     world.ask("A")
-    assert world.refusals[-1].code == "unloaded" and world.events[-1].unit.name == "A"
+    assert world.refusals[-1].details["code"] == "unloaded" and world.events[-1].unit.name == "A"
 
 
 def test_more_models_than_a_lowered_limit_allows_leave_when_another_comes() -> None:
@@ -7296,9 +7301,9 @@ def test_too_many_that_wait_are_refused_at_once() -> None:
     for index in range(llamadash.MAX_WAITING):
         world.residency.request(llamadash.Ticket(-index - 1, "B", "B", "", world.now), (), world.now)
     actions = world.residency.request(llamadash.Ticket(1, "B", "B", "", world.now), (), world.now)
-    assert [action.code for action in actions if isinstance(action, llamadash.Answer)] == ["crowded"]
+    assert [(action.kind, action.details["code"]) for action in actions if action.ticket] == [("refused", "crowded")]
     actions = world.residency.request(llamadash.Ticket(2, "A", "A", "", world.now), (), world.now)
-    assert [action.ticket.id for action in actions if isinstance(action, llamadash.Answer)] == [2]
+    assert [(action.kind, action.ticket.id) for action in actions if action.ticket] == [("admitted", 2)]
 
 
 def test_a_wait_is_in_the_timeline_once() -> None:
@@ -7853,7 +7858,7 @@ async def test_what_a_request_can_carry_changes_without_a_load(tmp_path: Path, s
         assert dash.state("wild")["runtime"]["shared_with"] == ["calm"]
         await eventually(lambda: dash.statuses("calm") == dash.statuses("wild") == ["loading", "loaded"])
         for name, tokens in (("calm", 3), ("wild", 5)):
-            async with dash.gateway.asked(name, "test", "/completion", {"prompt": "a", "stream": False}) as answers:
+            async with dash.gateway.asked(llamadash.Call(0, name, "test", "/completion"), {"prompt": "a"}) as answers:
                 [answer] = [item async for item in answers]
             assert answer["timings"]["predicted_n"] == tokens
         before = dash.state("calm")["runtime"]["pid"]
