@@ -9578,7 +9578,7 @@ ANSWER_LIMIT = 60.0  # s until a file begins to come
 MAX_FOUND = 50  # repositories that a search tells
 MAX_REPO_FILES = 2000  # models of a repository that are looked at; the largest have some hundred
 MAX_QUEUED = 200  # downloads that are not at their end
-MAX_FILE_SIZE = 10**15  # bytes; a hub that tells more does not tell the truth
+FILE_SIZE = r"[0-9]{1,15}"  # bytes; a hub that tells more does not tell the truth
 MAX_RETRY_AFTER = 3600.0  # s that a server may make us wait before the next attempt
 ACTIVE = ("queued", "running", "verifying")
 UNFINISHED_DOWNLOADS = (*ACTIVE, "paused", "failed")
@@ -9674,14 +9674,13 @@ class Download:
 
     def discard(self) -> None:
         """Remove what came so far, and the folders made for it if nothing else is in them."""
-        above: set[Path] = set()
         for part in self.parts:
-            self.partial(part).unlink(missing_ok=True)
+            place = self.partial(part)
+            place.unlink(missing_ok=True)
             part.verified, part.here = False, 0
-            above |= {folder for folder in self.target(part).parents if self.folder in folder.parents}
-        for folder in sorted(above, reverse=True):
             with contextlib.suppress(OSError):
-                os.rmdir(folder)
+                while (place := place.parent) != self.folder:
+                    place.rmdir()
 
     def as_json(self) -> Json:
         """What clients see: {repo, file, done, total, bytesPerSecond, status, error?, retryAt?, …}."""
@@ -9869,7 +9868,7 @@ class ModelHub:
                                     proxy=proxies.get(url.scheme))
                 async with await asyncio.wait_for(asked, ANSWER_LIMIT) as response:
                     if at_hub:
-                        download_announced(announced, response)
+                        download_announced(announced, response.headers)
                     location = response.headers.get("Location")
                     if response.status in (200, 206):
                         yield response, announced
@@ -9934,7 +9933,7 @@ class ModelHub:
 
 def retry_after(headers: Mapping[str, str]) -> float:
     """For how many seconds a server wants no further request: a number or a date, or what is said of its limit."""
-    text, limit = headers.get("Retry-After", ""), re.search(r";\s*t=([0-9]{1,6})", headers.get("RateLimit", ""))
+    text, limit = headers.get("Retry-After", ""), re.search(r";r=0;t=([0-9]{1,6})", headers.get("RateLimit", ""))
     if re.fullmatch(r"\s*[0-9]{1,9}(?:\.[0-9]{0,9})?\s*", text):
         return float(text)
     with contextlib.suppress(ValueError, TypeError, OverflowError, IndexError):
@@ -9972,18 +9971,12 @@ def address_reach(host: str) -> int:
     return 3 if address.is_global else 2
 
 
-def download_bytes(text: str) -> int | None:
-    """The number of bytes that a header tells; None where that is none, or more than any file has."""
-    return int(text) if re.fullmatch(r"[0-9]{1,18}", text) and int(text) < MAX_FILE_SIZE else None
-
-
-def download_announced(announced: Part, response: aiohttp.ClientResponse) -> None:
+def download_announced(announced: Part, headers: Mapping[str, str]) -> None:
     """Take the size and the SHA-256 that the hub tells in its headers."""
-    tag = response.headers.get("X-Linked-ETag") or response.headers.get("ETag") or ""
-    tag = tag.removeprefix("W/").strip('"').lower()
-    if re.fullmatch(SHA256, tag):
-        announced.sha256 = tag
-    announced.size = download_bytes(response.headers.get("X-Linked-Size", "")) or announced.size
+    tag = (headers.get("X-Linked-ETag") or headers.get("ETag") or "").removeprefix("W/").strip('"').lower()
+    size = headers.get("X-Linked-Size", "")
+    announced.sha256 = tag if re.fullmatch(SHA256, tag) else announced.sha256
+    announced.size = int(size) if re.fullmatch(FILE_SIZE, size) else announced.size
 
 
 def download_listed(listing: list[Any]) -> dict[str, Part]:
@@ -9995,7 +9988,7 @@ def download_listed(listing: list[Any]) -> dict[str, Part]:
             stored = entry["lfs"] if isinstance(entry.get("lfs"), dict) else {}
             sha256, size = str(stored.get("sha256")), stored.get("size") or entry.get("size")
             with contextlib.suppress(InvalidRequest):
-                if type(size) is int and 0 < size < MAX_FILE_SIZE:
+                if type(size) is int and size > 0 and re.fullmatch(FILE_SIZE, str(size)):
                     files[name] = Part(download_file(name), size, sha256 if re.fullmatch(SHA256, sha256) else None)
     return files
 
@@ -10041,27 +10034,22 @@ def download_restored(row: Any) -> Download | None:
         download = Download(**{**good_values(row, SAVED_DOWNLOAD), "parts": parts})
         for part in [parts[0], *parts]:  # there is one at least
             download_file(part.name)
-        if not row["parts"][0].get("tag"):
-            download_moved(download)
+        old = None if row["parts"][0].get("tag") else Path(download.place)
     except (AttributeError, LookupError, TypeError, InvalidRequest) as problem:
         log.warning("A download cannot be taken up again, for it is not as llamadash saves it: %s", problem)
         return None
+    if old:  # as version 1.0.0 had it: files of one name shared a place, and what came of them
+        folder = old.parent if old.name == download.repo.rpartition("/")[2] else old
+        download.place = str(download_place(folder, download.repo))
+        for part in parts:
+            part.tag, part.verified = secrets.token_hex(3), False
+            with contextlib.suppress(OSError):
+                if (begun := old / f"{part.name.rpartition('/')[2]}.part").is_file():
+                    download.target(part).parent.mkdir(parents=True, exist_ok=True)
+                    os.rename(begun, download.partial(part))
     download.status = {**dict.fromkeys(ACTIVE, "queued"), "failed": "failed"}.get(download.status, "paused")
     download.count()
     return download
-
-
-def download_moved(download: Download) -> None:
-    """Give a download of version 1.0.0, where files of one name shared a place, its own, and what came of it so far."""
-    old = Path(download.place)
-    folder = old.parent if old.name == download.repo.rpartition("/")[2] else old
-    download.place = str(download_place(folder, download.repo))
-    for part in download.parts:
-        part.tag, part.verified = secrets.token_hex(3), False
-        with contextlib.suppress(OSError):
-            if (begun := old / f"{part.name.rpartition('/')[2]}.part").is_file():
-                download.target(part).parent.mkdir(parents=True, exist_ok=True)
-                os.rename(begun, download.partial(part))
 
 
 # Where a model came from: each file's SHA-256, or its size; when the hub was asked last (Unix ms); the newer revision
@@ -10425,10 +10413,11 @@ def download_check_size(response: aiohttp.ClientResponse, part: Part) -> None:
     """Refuse an answer that is not what is missing of `part`."""
     size = response.content_length
     if response.status == 206:
-        found = re.fullmatch(r"bytes ([0-9]+)-[0-9]+/([0-9]+|\*)", response.headers.get("Content-Range", ""))
-        if not found or download_bytes(found[1]) != part.here:
+        tells = response.headers.get("Content-Range", "")
+        found = re.fullmatch(rf"bytes ({FILE_SIZE})-{FILE_SIZE}/({FILE_SIZE}|\*)", tells)
+        if not found or int(found[1]) != part.here:
             raise HubUnavailable("another range came than was asked for")
-        size = download_bytes(found[2])
+        size = None if found[2] == "*" else int(found[2])
     if size not in (None, part.size):
         problem = f"{part.name} has {size} bytes instead of the {part.size} announced"
         raise HubUnavailable(problem) if part.here else WrongContent(problem)  # what came before may be good
@@ -12273,7 +12262,7 @@ def update(config: Config, *, check: bool) -> int:
         raise DashError(f"{SCRIPT} may not be replaced: make it and its folder writable, or run this as its owner")
     else:
         content = asyncio.run(ModelHub(RELEASE_URL).whole("llamadash.py", MAX_RELEASE))
-        install_update(checked_release(content, checksum[1], newest[1]), config)
+        install_update(content, checksum[1], newest[1], config)
         print(f"llamadash {newest[1]} is in place.")
     return 0
 
@@ -12283,8 +12272,8 @@ def numbers_of(version: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", version)))
 
 
-def checked_release(content: bytes, checksum: str, version: str) -> str:
-    """The text of `content`, if it is what was published and runs on this Python."""
+def install_update(content: bytes, checksum: str, version: str, config: Config) -> None:
+    """Put `content` in place if it is what was published and runs on this Python; the database is backed up before."""
     text = content.decode(errors="replace")
     python = re.search(r'requires-python = ">=([\d.]+)"', text)
     if hashlib.sha256(content).hexdigest() != checksum or f'\n__version__ = "{version}"\n' not in text:
@@ -12292,11 +12281,6 @@ def checked_release(content: bytes, checksum: str, version: str) -> str:
     if python and sys.version_info < numbers_of(python[1]):
         raise DashError(f"llamadash {version} needs Python {python[1]}, and this is {platform.python_version()}: "
                         "nothing was changed")
-    return text
-
-
-def install_update(text: str, config: Config) -> None:
-    """Back the database up, keep the old file beside the new one, and say what runs with the old one still."""
     path = config.data_dir / DATABASE_NAME
     if path.exists():
         with contextlib.closing(open_database(config)) as database:
@@ -12305,8 +12289,8 @@ def install_update(text: str, config: Config) -> None:
             give_to_owner(made, path.stat())
         print(f"The database was backed up to {backup}.")
     kept = SCRIPT.with_name(f"{SCRIPT.name}.{__version__}")
-    for target, content in ((kept, SCRIPT.read_text("utf-8")), (SCRIPT, text)):
-        write_privately(target, content, SCRIPT.stat())
+    for target, script in ((kept, SCRIPT.read_text("utf-8")), (SCRIPT, text)):
+        write_privately(target, script, SCRIPT.stat())
     print(f"The file before is {kept}.")
     if running := running_instance(config.data_dir):
         print(f"Restart the llamadash that runs: {restart_command(running[0])}")
