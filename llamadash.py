@@ -9624,7 +9624,7 @@ class Download:
     file: str
     place: str
     parts: list[Part]
-    status: str = "queued"
+    status: str = "new"
     error: str | None = None
     retry_at: int | None = None  # Unix ms of the next attempt, while one is due
     speed: float = 0.0  # bytes/s
@@ -9696,7 +9696,9 @@ async def in_thread(function: Callable[..., Result], *arguments: Any) -> Result:
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait([task])
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
         raise
 
 
@@ -10136,7 +10138,7 @@ class Downloads:
             raise Conflict(f"{MAX_QUEUED} downloads wait already. Cancel some first.")
         needed = sum(max(item.total - item.done, 0) for item in self.items.values() if item.status in ACTIVE)
         await in_thread(download_check_space, download, needed)
-        await self.enqueue(download)
+        await self.resume(download)
         return download
 
     async def parts(self, source: Source, projector: bool) -> list[Part]:
@@ -10153,11 +10155,15 @@ class Downloads:
 
     async def stop(self, download: Download, status: str) -> None:
         """End the work on a download: "paused" keeps what came so far, "cancelled" removes it."""
+        if download.status == "done":
+            raise Conflict(f"{download.file} is complete already")
+        if status == "paused" and download.status not in ACTIVE:
+            return
         download.status = status
-        if task := self.tasks.get(download.key):
-            task.cancel()
-            await asyncio.wait([task])
-            self.tasks.pop(download.key, None)
+        while (task := self.tasks.get(download.key)) and not task.done():
+            task.cancel()  # more than once: before Python 3.12 one can get lost as an answer comes
+            await asyncio.wait([task], timeout=1)
+        self.tasks.pop(download.key, None)
         if status == "cancelled":
             await in_thread(download.discard)
             download.error = None
@@ -10165,28 +10171,14 @@ class Downloads:
             await self.tell(download, status)
         self.pump()
 
-    async def pause(self, download: Download) -> None:
-        """Stop a download and keep what came so far."""
-        if download.status in ACTIVE:
-            await self.stop(download, "paused")
-
-    async def resume(self, download: Download) -> None:
-        """Go on with a paused or failed download."""
-        if download.status in ("paused", "failed"):
-            await self.enqueue(download)
-
-    async def cancel(self, download: Download) -> None:
-        """Give up a download and remove what came so far."""
-        if download.status == "done":
-            raise Conflict(f"{download.file} is complete already")
-        await self.stop(download, "cancelled")
-
     def forget(self, path: str) -> None:
         """Let go of the finished download of the model at `path`, which was taken off the list: it can be had again."""
         self.items = {key: item for key, item in self.items.items() if item.path != path}
 
-    async def enqueue(self, download: Download) -> None:
+    async def resume(self, download: Download) -> None:
         """Put a download into the queue; StorageFull where that cannot be remembered, which leaves it as it was."""
+        if download.status not in ("new", "paused", "failed"):
+            return
         before = (self.items, download.status, download.error)
         others = {key: item for key, item in self.items.items() if key != download.key or item is download}
         self.items = {**others, download.key: download}  # a new one comes last
@@ -10500,8 +10492,8 @@ def download_handler(verb: str, work: Callable[[Downloads, Download], Awaitable[
     on(f"models:download:{verb}", error=f"{verb.upper()}_DOWNLOAD_FAILED")(handler)
 
 
-download_handler("cancel", Downloads.cancel)
-download_handler("pause", Downloads.pause)
+download_handler("cancel", lambda downloads, item: downloads.stop(item, "cancelled"))
+download_handler("pause", lambda downloads, item: downloads.stop(item, "paused"))
 download_handler("resume", Downloads.resume)
 
 
@@ -10633,12 +10625,11 @@ class Installer:
         self.task: asyncio.Task[None] | None = None
         self.report: Json | None = None  # of the installation under way, or of the last one
         self.newest: str | None = None
+        self.due = 0  # when the newest is to be asked for, by steady_ms()
 
     async def begin(self) -> Json:
         """Look for the newest release and begin to install it: the build that is to come."""
         import ctypes.util  # not at the top: seldom needed
-        if self.task and not self.task.done():
-            raise Conflict("A build is being installed already.")
         tag, assets = await self.latest()
         sampler = self.dash.sampler
         vendors = {gpu["vendor"] for gpu in sampler.gpus.values() or await sampler.read_gpus()}
@@ -10646,9 +10637,10 @@ class Installer:
         cuda = await sampler.nvidia.cuda() if "nvidia" in vendors else None
         if not (offers := engine_offers(assets, vendors, cuda, rocm=bool(rocm))):
             raise NotFound(f"llama.cpp {tag} has no build for this machine ({sys.platform}, {platform.machine()}).")
-        build = await self.say(f"{tag}-{next(iter(offers))}", "installing", f"Installing llama.cpp {tag}")
+        if self.task and not self.task.done():
+            raise Conflict("A build is being installed already.")
         self.task = self.dash.spawn(self.install(tag, offers), "installation of an engine")
-        return build
+        return await self.say(f"{tag}-{next(iter(offers))}", "installing", f"Installing llama.cpp {tag}")
 
     async def latest(self) -> tuple[str, list[Part]]:
         """Tag and files of the newest release."""
@@ -10716,8 +10708,8 @@ class Installer:
                 raise EngineFailed("It sees no GPU.")
             await in_thread(replace_build, self.folder / id, fresh)
         finally:
-            await in_thread(shutil.rmtree, fresh, True)
-        await in_thread(shutil.rmtree, archives, True)
+            for folder in (fresh, archives):
+                await in_thread(shutil.rmtree, folder, True)
 
     async def keep(self, before: Build | None, build: Build) -> None:
         """Let a new build wait for its owner where the one before does as much; and remove what is too old."""
@@ -10733,21 +10725,17 @@ class Installer:
             await in_thread(replace_build, self.folder / id)
         await self.dash.builds.refresh()
 
-    async def run(self) -> None:
+    async def look_for_newer(self) -> None:
         """Look for a newer release once a day, where a build was installed and the owner does not mind."""
-        await asyncio.sleep(PRUNE_DELAY)
-        while True:
-            if self.dash.builds.installed() and self.dash.engine_config()["check_releases"]:
-                with contextlib.suppress(DashError):
-                    await self.check()
-            await asyncio.sleep(DAY / 1000)
-
-    async def check(self) -> None:
-        """Note the newest release, and tell of it where none of the builds is of it."""
-        self.newest, _ = await self.latest()
-        if self.newer and self.newer != self.dash.db.get_meta("told_build"):
-            self.dash.event("build", reason=f"llama.cpp {self.newer} is available.", details={"alert": "build"})
-            self.dash.db.set_meta("told_build", self.newer)
+        installed = self.dash.builds.installed()
+        if not (installed and self.dash.engine_config()["check_releases"]) or steady_ms() < self.due:
+            return
+        self.due = steady_ms() + DAY
+        with contextlib.suppress(DashError):
+            self.newest, _ = await self.latest()
+            if self.newer and self.newer != self.dash.db.get_meta("told_build"):
+                self.dash.event("build", reason=f"llama.cpp {self.newer} is available.", details={"alert": "build"})
+                self.dash.db.set_meta("told_build", self.newer)
         await self.dash.gateway.publish()
 
     @property
@@ -12596,8 +12584,7 @@ class Dash:
                 "opening the API": self.open_api, "model folders": self.library.run, "residency": self.pool.run,
                 "engine events": self.pool.publish, "schedules": functools.partial(keep_schedules, self),
                 "upstreams": self.upstreams.run, "housekeeping": self.keep_house, "downloads": self.downloads.run,
-                "releases": self.installer.run, "files": functools.partial(keep_files, self),
-                "watchdog": functools.partial(watchdog, self),
+                "files": functools.partial(keep_files, self), "watchdog": functools.partial(watchdog, self),
                 **{f"alerts to {target.name}": target.run for target in self.alerts.targets}}
 
     async def open_api(self) -> None:
@@ -12620,6 +12607,7 @@ class Dash:
                                         self.config.tls_cert, self.config.tls_key) or self.tls
             await self.chore("attachments", lambda: self.chats.attachments.delete_unnamed(self.db.attachments()))
             await self.downloads.look_for_newer()
+            await self.installer.look_for_newer()
             await asyncio.sleep(PRUNE_INTERVAL)
 
     async def chore(self, name: str, work: Callable[..., Result], *arguments: Any) -> Result | None:

@@ -11194,7 +11194,7 @@ async def test_installing_an_official_build(release_folder: Path) -> None:
         assert {item["build"].get("status") for item in told} >= {"installing", "installed"}
         assert (await dash.request("engines:use", id="b99-cpu"))["build"]["default"]
         releases.tag = "b100"
-        await dash.installer.check()
+        await dash.installer.look_for_newer()
         assert (await dash.request("engines:list"))["newer"] == "b100"
         assert (await installation(dash))["build"]["status"] == "installed"
         default = dash.builds.default(dash.engine_config())
