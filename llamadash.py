@@ -6557,7 +6557,6 @@ PUBLISH_INTERVAL = 0.1  # s between two broadcasts of the same thing
 HOST_MARGIN = 512 * 2**20  # bytes of main memory that stay free
 OTHERS_STEP = (512 * 2**20, 0.02)  # bytes, and part of a GPU's memory, that other programs take before that is told
 MAX_CORRECTION = 2**30  # bytes by which one load may correct the next estimate
-STARTS = ("opening the API", "engine:start", "engine:restart")  # tasks that may hold up a stop
 GONE_TIME = 2.0  # s in which the end of a process is known after its connections broke
 # What a request can carry as well: entries that differ only in these share one process.
 REQUEST_PARAMETERS = {
@@ -6579,8 +6578,7 @@ UNTOUCHED: Json = {"status": "unloaded", "progress": None, "stage": None, "reaso
 class Group:
     """The entries that share a process, and what it is started with."""
     rows: dict[str, Json]  # by entry
-    parameters: Json  # all but those that a request can carry
-    common: Json  # of those, what all the entries agree on
+    parameters: Json  # those that a request can carry only where all the entries agree
 
 
 class Entries:
@@ -6597,14 +6595,13 @@ class Entries:
         rows, units, self.groups, self.unit_of = self.dash.db.models(), self.pool.residency.units, {}, {}
         for row in rows:
             own = {**self.dash.engine_config()["defaults"], **row["parameters"]}
-            parameters = {key: value for key, value in own.items() if key not in REQUEST_PARAMETERS}
+            lasting = {key: value for key, value in own.items() if key not in REQUEST_PARAMETERS}
             build = self.build(row)
-            shared = json.dumps([row["path"], row["projector"], build.id if build else "", parameters], sort_keys=True)
+            shared = json.dumps([row["path"], row["projector"], build.id if build else "", lasting], sort_keys=True)
             key = self.unit_of[row["id"]] = hashlib.sha256(shared.encode()).hexdigest()[:16]
-            group = self.groups.setdefault(key, Group({}, parameters, own))
+            group = self.groups.setdefault(key, Group({}, own))
             group.rows[row["id"]] = row
-            group.common = {key: value for key, value in group.common.items()
-                            if key in REQUEST_PARAMETERS and own.get(key) == value}
+            group.parameters = {key: value for key, value in group.parameters.items() if own.get(key) == value}
         self.names = {**{name.lower(): row["id"] for row in rows for name in row["aliases"]},
                       **{row["id"].lower(): row["id"] for row in rows}}
         for key, group in self.groups.items():
@@ -6629,7 +6626,7 @@ class Entries:
                     idle=0.0 if 0 in idles else float(max(idles)), preferred=any(row["preferred"] for row in rows),
                     pinned=any(row["pinned"] for row in rows) and not self.pool.stopping,
                     grace=float(group.parameters.get("stop-timeout", STOP_TIMEOUT)),
-                    outdated=any(group.common.get(key) != value for key, value in started.items()))
+                    outdated=any(group.parameters.get(key) != value for key, value in started.items()))
         self.pool.do(self.pool.residency.define(unit, time.monotonic()))
         return units[key]
 
@@ -6723,19 +6720,15 @@ class Memory:
         taken = [collections.Counter(instance.taken) for instance in self.pool.instances.values()]
         return sum(taken, collections.Counter[str]())
 
-    def others(self) -> dict[str, int]:
-        """Bytes that other programs use of each GPU that has a memory of its own, by the GPU's id."""
-        sampler, ours = self.dash.sampler, self.taken()
-        names = {id: device["name"] for device, id in sampler.readings(self.dash.builds.devices)}
-        return {id: max(0, gpu["memory_used"] - ours[names.get(id, "")]) for id, gpu in sampler.gpus.items()
-                if gpu["memory_used"] is not None and gpu["memory_total"] and gpu["vendor"] != "apple"}
-
     async def watch_others(self) -> None:
         """Put into the timeline that another program took or gave back memory of a GPU, once two samples show it."""
         instances, units, before = self.pool.instances.values(), self.pool.residency.units.values(), self.others_moved
         if any(unit.status in ("loading", "stopping") for unit in units) or not all(item.taken for item in instances):
             return
-        used, gpus = self.others(), self.dash.sampler.gpus
+        ours, gpus = self.taken(), self.dash.sampler.gpus
+        names = {id: device["name"] for device, id in self.dash.sampler.readings(self.dash.builds.devices)}
+        used = {id: max(0, gpu["memory_used"] - ours[names.get(id, "")]) for id, gpu in gpus.items()  # by others
+                if gpu["memory_used"] is not None and gpu["memory_total"] and gpu["vendor"] != "apple"}
         changes = {id: amount - self.others_told.setdefault(id, amount) for id, amount in used.items()}
         self.others_moved = {id for id, change in changes.items()
                              if abs(change) >= max(OTHERS_STEP[0], OTHERS_STEP[1] * gpus[id]["memory_total"])}
@@ -6778,7 +6771,7 @@ class Pool:
         self.entries = Entries(self)
         self.memory = Memory(self)
         self.instances: dict[str, Instance] = {}  # by unit
-        self.started: dict[str, Json] = {}  # the common parameters that each process was started with
+        self.started: dict[str, Json] = {}  # the parameters that each process was started with
         self.changed = asyncio.Event()  # something is to be published
         self.dirty: set[str] = set()  # entries whose state may have changed
         self.published: dict[str, Json] = {}  # the states that everybody knows
@@ -6861,7 +6854,7 @@ class Pool:
         build = self.entries.build(row)
         if build is None or build.problem:
             return []
-        return engine_arguments(build, row, {**group.parameters, **group.common}, 0, entry)[0]
+        return engine_arguments(build, row, group.parameters, 0, entry)[0]
 
     def loaded_instance(self, entry: str) -> Instance | None:
         """The process of a model that is in memory."""
@@ -6872,8 +6865,7 @@ class Pool:
 
     def do(self, actions: list[Action]) -> None:
         """Carry out what Residency decided."""
-        for action in actions:
-            kind, unit, reason, details, ticket = action
+        for kind, unit, reason, details, ticket in actions:
             instance, group = self.instances.get(unit.id), self.entries.groups.get(unit.id)
             reply = ticket.reply if ticket and not ticket.reply.done() else None
             if kind == "loading":
@@ -6933,12 +6925,11 @@ class Pool:
         devices = unit.plan.devices if unit.plan else None
         row, build = self.dash.db.present_model(unit.name), self.ready_build(unit.name)
         group = self.entries.groups[unit.id]
-        arguments, left_out = engine_arguments(build, row, {**group.parameters, **group.common},
-                                               free_port("127.0.0.1"), unit.name, devices)
+        arguments, left_out = engine_arguments(build, row, group.parameters, free_port("127.0.0.1"), unit.name, devices)
         instance = Instance(self.dash, unit.name, build, arguments, stop_timeout=int(unit.grace),
                             changed=lambda: self.mark(*group.rows))
         instance.placement, instance.left_out = list(devices or ()), left_out
-        self.instances[unit.id], self.started[unit.id] = instance, dict(group.common)
+        self.instances[unit.id], self.started[unit.id] = instance, group.parameters
         return instance
 
     async def watch(self, unit: Unit, instance: Instance) -> None:
@@ -7056,8 +7047,8 @@ def due_schedules(schedules: list[Json], since: float, until: float) -> list[Jso
 
 
 def unix_ms(moment: float | None) -> int | None:
-    """The Unix time (ms) of a moment of the monotonic clock (s)."""
-    return None if moment is None else now_ms() + round(1000 * (moment - time.monotonic()))
+    """The Unix time (ms) of a moment of the monotonic clock (s); None where there is none, or where it never comes."""
+    return None if moment is None or moment == math.inf else now_ms() + round(1000 * (moment - time.monotonic()))
 
 
 def less_than_asked(group: Group, instance: Instance) -> tuple[str, str] | None:
@@ -8120,7 +8111,8 @@ class Gateway:
 
     async def close(self) -> None:
         """Stop, and close every connection; a start that is under way comes to nothing."""
-        await cancelled(task for task in self.dash.tasks if task.get_name() in STARTS)
+        holding = ("opening the API", "engine:start", "engine:restart")  # what may hold up a stop
+        await cancelled(task for task in self.dash.tasks if task.get_name() in holding)
         await self.stop()
         await self.keys.save_used(0)
         await self.dash.requests.publish()
@@ -9557,7 +9549,7 @@ async def engines_rehearse(dash: Dash, *, id: Annotated[str, Length(1, 96)], mod
         raise Conflict(f"{id} runs this model already.")
     unit = dash.pool.entries.unit(model)
     group = dash.pool.entries.groups[unit.id]
-    rehearsal = Rehearsal(dash, build, model, running, unit, {**group.parameters, **group.common})
+    rehearsal = Rehearsal(dash, build, model, running, unit, group.parameters)
     result = await rehearsal.tell("running")
     dash.spawn(rehearsal.run(), f"comparison with {id}")
     return result

@@ -7043,6 +7043,17 @@ def test_idle_models_make_way_for_other_programs_and_come_back() -> None:
     world.end(answer)
 
 
+def test_a_moment_that_never_comes_has_no_time() -> None:
+    """As that at which a model leaves whose parameters have changed: when it has answered."""
+    world = World({"A": 6}, 8)
+    world.up("A")
+    world.ask("A")
+    world.define("A", outdated=True)
+    what, at, reason = world.upcoming("A") or ("", 0.0, "")
+    assert (what, llamadash.unix_ms(at), reason) == ("leaves", None, "configuration changed")
+    assert llamadash.unix_ms(None) is None and (llamadash.unix_ms(time.monotonic()) or 0) > llamadash.now_ms() - 999
+
+
 @pytest.mark.skipif(not hasattr(time, "tzset"), reason="the time zone of a process cannot be changed here")
 def test_schedules_are_due_once_a_day_also_where_the_clocks_change(monkeypatch: pytest.MonkeyPatch) -> None:
     """A time that the clocks skip or have twice is due once; a day of the week that was not chosen is left out."""
