@@ -5175,6 +5175,8 @@ class Builds:
             except Unreachable:
                 return  # what is known of them holds
             self.builds = {build.id: build for build in await asyncio.gather(*map(self.probed, found))}
+            self.rehearsals = {id: item for id, item in self.rehearsals.items()  # of programs that are as they were
+                               if id in self.builds and self.builds[id].version == item.get("version")}
 
     async def probed(self, build: Build) -> Build:
         """`build` with what its program says about itself, which is asked once."""
@@ -5236,10 +5238,8 @@ class Builds:
     def as_json(self, config: Json, models: list[Json]) -> Json:
         """All builds as clients see them, with the models that choose each, and the recommended one."""
         default, own = self.default(config), self.installed()
-        tried = {id: item for id, item in self.rehearsals.items()
-                 if id in self.builds and item.get("version") == self.builds[id].version}
         builds = [{**build.as_json(), "used_by": [model["id"] for model in models if model.get("build") == build.id],
-                   "default": build is default, "removable": build in own, "rehearsal": tried.get(build.id)}
+                   "default": build is default, "removable": build in own, "rehearsal": self.rehearsals.get(build.id)}
                   for build in self.builds.values()]
         return {"builds": builds, "recommended": self.recommended}
 
@@ -5252,12 +5252,10 @@ def find_builds(config: Config) -> list[Build]:
         program = shutil.which(os.path.expanduser(given))
         found.append(build_of("given", os.path.abspath(program) if program else given,
                               None if program else f"{given} is no program"))
-    folders = sorted((config.data_dir / "engines").glob("[!.]*"), key=lambda path: path.name, reverse=True)
-    for folder in folders:
+    for folder in sorted((config.data_dir / "engines").glob("[!.]*"), key=lambda path: path.name, reverse=True):
         if program := program_below(folder):
-            id = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.name)[:96]
-            taken = id in ("given", "llama-server", "embedded")
-            found.append(build_of(f"installed-{id}" if taken else id, program))
+            id = re.sub(r"[^A-Za-z0-9._-]+", "-", re.sub("^(given|llama-server|embedded)$", r"installed-\1", folder.name))
+            found.append(build_of(id[:96], program))
     program = shutil.which("llama-server") or shutil.which("llama")
     if program and os.path.realpath(program) not in {os.path.realpath(build.path) for build in found}:
         found.append(build_of("llama-server", os.path.abspath(program)))
@@ -5368,7 +5366,7 @@ def option_words(options: Mapping[str, str] | None, key: str, value: Any) -> lis
     """The words for one parameter as a build spells it; None where it knows neither it nor such a value."""
     text, parameter = preset_value(value), PARAMETERS[key]
     if options is None:
-        return [f"--{key}", text] if key in {*EMBEDDED_OPTIONS, *COMPOSED_OPTIONS} else None
+        return [f"--{key}", text] if key in EMBEDDED_OPTIONS or key in COMPOSED_OPTIONS else None
     names = (key, *parameter.aliases)
     name = next((name for name in names if name in options), None)
     takes = options.get(name or "", "")
@@ -5737,9 +5735,7 @@ class EngineOutput:
         """Read one of the process's pipes in blocks until it ends."""
         lines = LineSplitter(2**20)  # a state describes the model
         while block := await stream.read(LOG_BLOCK):
-            second, self.heard_at = int(self.heard_at), time.monotonic()
-            if int(self.heard_at) != second:
-                self.tell_suppressed()
+            self.heard_at = time.monotonic()
             for at, line in enumerate(lines.feed(block), 1):
                 self.take_line(line)
                 if at % 128 == 0:  # at most 2 ms
@@ -5895,8 +5891,9 @@ class Instance:
         ended = f"killed by signal {number}" if named else f"ended with status {status}"
         if said:
             return f"{said} ({ended})"
-        usual = {9: ", often out of memory", 11: ", a fault of the build or of a driver"}  # Windows knows no SIGKILL
-        return f"The engine {'was ' if named else ''}{ended}{usual.get(number, '')}"
+        usual = {-9: ", often out of memory", -11: ", a fault of the build or of a driver",  # Windows has no SIGKILL
+                 127: f": {self.build.path} cannot be started"}  # as a shell tells it
+        return f"The engine {'was ' if named else ''}{ended}{usual.get(-number or status, '')}"
 
     async def follow(self, process: asyncio.subprocess.Process) -> None:
         """Wait until the process answers, then see that it goes on doing so; kill one that hangs."""
@@ -9461,12 +9458,11 @@ class Rehearsal:
 
     async def tell(self, status: str, **outcome: Any) -> Json:
         """Tell everybody how it goes, as part of the build; what came of it is kept."""
-        told = self.dash.builds.rehearsals
-        told[self.build.id] = {"model": self.model, "status": status, "version": self.build.version, "old": None,
-                               "new": None, "problem": None, **outcome}
+        self.dash.builds.rehearsals[self.build.id] = {
+            "model": self.model, "status": status, "version": self.build.version, "old": None, "new": None,
+            "problem": None, **outcome}
         if status != "running":
-            kept = {id: item for id, item in told.items() if id in self.dash.builds.builds}
-            await self.dash.chore("rehearsals", self.dash.db.set_meta, "rehearsals", kept)
+            await self.dash.chore("rehearsals", self.dash.db.set_meta, "rehearsals", self.dash.builds.rehearsals.copy())
         return await announce_build(self.dash, self.build.id)
 
     async def run(self) -> None:
@@ -9475,7 +9471,11 @@ class Rehearsal:
         try:
             old = await self.trial(self.running)
             async with contextlib.AsyncExitStack() as stack:
-                if not await self.has_room():
+                memory, row = pool.memory, self.dash.db.get_model(self.model)
+                await memory.read()
+                header, devices = await self.dash.library.header(row), memory.of_model(row, self.build)
+                estimate = await asyncio.to_thread(estimate_memory, row, self.parameters, devices, header)
+                if not estimate["fits"] or estimate["spills"]:
                     while self.unit.active or self.unit.waiting:
                         if (waited := waited + 1) > REHEARSAL_WAIT:
                             raise Conflict("There is no room for both builds, and the model was never idle.")
@@ -9488,14 +9488,6 @@ class Rehearsal:
         except (DashError, aiohttp.ClientError, OSError, *MALFORMED) as problem:
             log.warning("%s was tried with %s: %s", self.build.id, self.model, problem)
             await self.tell("failed", old=old, problem=str(problem) or "The engine did not answer.")
-
-    async def has_room(self) -> bool:
-        """Whether all of the model fits into what is free, as the new build would place it."""
-        memory, row = self.dash.pool.memory, self.dash.db.get_model(self.model)
-        await memory.read()
-        header, devices = await self.dash.library.header(row), memory.of_model(row, self.build)
-        estimate = await asyncio.to_thread(estimate_memory, row, self.parameters, devices, header)
-        return bool(estimate["fits"]) and not estimate["spills"]
 
     async def beside(self) -> Json:
         """Start the new build, try it and end it."""

@@ -5984,7 +5984,7 @@ async def test_an_engine_tells_what_was_free_before_it_loads(dash: StubDash) -> 
 @pytest.mark.parametrize(("status", "cause"), [
     (-4, "instructions that this processor lacks"), (132, "instructions that this processor lacks"),
     (-7, "file could not be read"), (-9, "by signal 9, often out of memory"), (137, "by signal 9, often out of memory"),
-    (-11, "by signal 11, a fault of the build"), (1, "The engine ended with status 1")])
+    (-11, "by signal 11, a fault of the build"), (127, "x cannot be started"), (1, "The engine ended with status 1")])
 def test_a_signal_that_ended_a_process_is_explained(dash: StubDash, status: int, cause: str) -> None:
     """What a signal means is said where the output does not say more, also where a shell hands it on as a status."""
     async def check() -> str:
