@@ -5254,8 +5254,8 @@ def find_builds(config: Config) -> list[Build]:
                               None if program else f"{given} is no program"))
     for folder in sorted((config.data_dir / "engines").glob("[!.]*"), key=lambda path: path.name, reverse=True):
         if program := program_below(folder):
-            id = re.sub(r"[^A-Za-z0-9._-]+", "-", re.sub("^(given|llama-server|embedded)$", r"installed-\1", folder.name))
-            found.append(build_of(id[:96], program))
+            id = re.sub("^(given|llama-server|embedded)$", r"installed-\1", folder.name)
+            found.append(build_of(re.sub(r"[^A-Za-z0-9._-]+", "-", id)[:96], program))
     program = shutil.which("llama-server") or shutil.which("llama")
     if program and os.path.realpath(program) not in {os.path.realpath(build.path) for build in found}:
         found.append(build_of("llama-server", os.path.abspath(program)))
