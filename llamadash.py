@@ -3579,20 +3579,17 @@ class Sampler:
 
     async def run(self) -> None:
         """Sample, save and broadcast every `metrics_interval` seconds until cancelled."""
-        last = time.monotonic()
-        due = last + 1  # the first one soon, but CPU use needs some time to be measured over
         if sys.platform == "darwin" and platform.machine() == "arm64":
             self.apple = await asyncio.to_thread(processor_name)
+        # The first one soon, but CPU use needs some time to be measured over.
+        last = time.monotonic() + 1 - self.dash.settings()["metrics_interval"]
         try:
             while True:
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self.changed.wait(), max(due - time.monotonic(), 0))
-                interval = float(self.dash.settings()["metrics_interval"])
-                if self.changed.is_set():
+                while (left := last + self.dash.settings()["metrics_interval"] - time.monotonic()) > 0:
+                    with contextlib.suppress(asyncio.TimeoutError):
+                        await asyncio.wait_for(self.changed.wait(), left)
                     self.changed.clear()
-                    due = last + interval
-                    continue
-                last, due = due, max(due + interval, time.monotonic())
+                last = time.monotonic()
                 await self.tick()
         finally:
             await self.nvidia.close()
@@ -3848,9 +3845,9 @@ class Walk:
                     self.reasons[folder] = (f"more than {MAX_MODEL_FILES} models or {MAX_FOLDER_ENTRIES} files: "
                                             "the rest was not looked at")
                     return self
-                leads = readable(functools.partial(os.readlink, path)) or path if link else path
-                leads = os.path.normpath(os.path.join(folder, leads))
-                if not within(leads, self.root) or any(within(leads, place) for place in mounts):
+                target = path if not link else readable(functools.partial(os.readlink, path)) or path
+                target = os.path.normpath(os.path.join(folder, target))
+                if not within(target, self.root) or any(within(target, place) for place in mounts):
                     self.leaving.append(path)
                 elif not is_folder:
                     self.take(path, link)
@@ -3867,49 +3864,42 @@ class Walk:
         return self
 
     def take(self, path: str, link: bool) -> None:
-        """Note a file or a link, or why it is of no use."""
+        """Note a GGUF file, or why a file or a link is of no use."""
         folder, name = os.path.split(path)
+        real = os.path.realpath(path) if link else path
+        inside = any(within(real, place) for place in (self.root, *self.inside))
         if link and os.path.isdir(path):
-            if not self.may_lead_to(os.path.realpath(path)):
+            if not inside:
                 self.reasons[path] = "links to a folder outside the model folders: add that folder"
         elif piece := PIECE_NAME.fullmatch(name):
             self.sets.setdefault((folder, piece[1] or piece[3] + piece[5]), []).append(path)
-        elif path.lower().endswith(".gguf"):
-            self.look_at(path, link)
         elif advice := next((advice for kind, advice in OTHER_FILES if kind.search(name)), None):
             self.sets.setdefault((folder, advice), []).append(path)
+        elif name.lower().endswith(".gguf"):
+            try:
+                status = os.stat(path)
+            except OSError as problem:
+                self.unreadable(problem, link)
+                return
+            if not stat.S_ISREG(status.st_mode):
+                self.reasons[path] = "not a regular file"
+            elif not encodable(path):
+                self.reasons[path] = "its name is not valid UTF-8"
+            elif re.search(UNPRESENTABLE, path):
+                self.reasons[path] = ("its path has a character that the engine cannot take "
+                                      "(; # or a control character)")
+            elif not inside:
+                self.reasons[path] = "links to a file outside the model folders: add its folder"
+            else:
+                self.files.append(FoundFile(path, real, status.st_size, min(max(status.st_mtime_ns, 0), 1 << 62)))
 
-    def may_lead_to(self, real: str) -> bool:
-        """Whether links may lead to `real`, a path without links."""
-        return any(within(real, folder) for folder in (self.root, *self.inside))
-
-    def unreadable(self, problem: OSError) -> None:
+    def unreadable(self, problem: OSError, link: bool = False) -> None:
         """Note a folder or a file that cannot be read; one that has just gone is none."""
         path, gone = problem.filename, isinstance(problem, FileNotFoundError | NotADirectoryError)
-        if path == self.root or not gone:
+        if link:
+            self.reasons[path] = "a link that leads nowhere"
+        elif path == self.root or not gone:
             self.lost[path] = self.reasons[path] = NOT_THERE if gone else f"cannot be read: {problem.strerror}"
-
-    def look_at(self, path: str, link: bool) -> None:
-        """Note the GGUF file at `path`, or why it cannot be used."""
-        try:
-            status = os.stat(path)
-        except OSError as problem:
-            if link:
-                self.reasons[path] = "a link that leads nowhere"
-            else:
-                self.unreadable(problem)
-            return
-        real = os.path.realpath(path) if link else path
-        if not stat.S_ISREG(status.st_mode):
-            self.reasons[path] = "not a regular file"
-        elif not encodable(path):
-            self.reasons[path] = "its name is not valid UTF-8"
-        elif re.search(UNPRESENTABLE, path):
-            self.reasons[path] = "its path has a character that the engine cannot take (; # or a control character)"
-        elif link and not self.may_lead_to(real):
-            self.reasons[path] = "links to a file outside the model folders: add its folder"
-        else:
-            self.files.append(FoundFile(path, real, status.st_size, min(max(status.st_mtime_ns, 0), 1 << 62)))
 
 
 class Scan:
@@ -4141,8 +4131,7 @@ def letter_reading(char: str, name: str) -> str:
     plain = unicodedata.normalize("NFKD", char).encode("ascii", "ignore").decode()
     reading, named = LETTERS.get(char.lower(), plain), re.fullmatch(LETTER_NAME, name)
     if named and not reading and char.lower() not in LETTERS:  # the name of a letter begins with its sound
-        sound = re.match("[^AEIOU]+|[AEIOU]", named[2]) if named[1] in CONSONANTS else named
-        reading = sound[0 if sound is not named else 2].lower() if sound else ""
+        reading = re.findall("[^aeiou]+|." if named[1] in CONSONANTS else ".+", named[2].lower())[0]
     elif name.startswith("CJK UNIFIED"):
         code = char.encode("gb2312", "ignore") or b"\0\0"
         place = (code[0] - 0xB0) * 94 + code[1] - 0xA1
