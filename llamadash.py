@@ -634,22 +634,27 @@ class Access:
                 return {"session_id": session_id}
         if not token and not password:
             raise Unauthenticated("Sign in with the access key or a password.")  # nothing was guessed
-        counted = counted_address(address)
-        self.check_failures(counted)
-        self.failures.count(counted)
-        if isinstance(password, str) and 0 < len(password) <= MAX_PASSWORD and encodable(password):
-            async with self.turn(counted):
-                good = await asyncio.to_thread(password_matches, password, self.dash.db.get_meta("password", {}))
-            if good:
-                self.failures.forget(counted)
-                session = secrets.token_urlsafe(KEY_BYTES)
-                return {"session_id": self.dash.db.add_session(token_hash(session), address, SESSION_LIFETIME),
-                        "session": session}
+        if await self.guess(password, address):
+            session = secrets.token_urlsafe(KEY_BYTES)
+            return {"session_id": self.dash.db.add_session(token_hash(session), address, SESSION_LIFETIME),
+                    "session": session}
         raise Unauthenticated("The access key, session or password is not valid.")
 
-    @contextlib.asynccontextmanager
-    async def turn(self, address: str) -> AsyncIterator[None]:
-        """Hash passwords one at a time, for each takes 32 MiB and 0.2 s.
+    async def guess(self, password: Any, address: str) -> bool:
+        """Whether `password` is the right one; RateLimited where `address` has been wrong too often."""
+        counted = counted_address(address)
+        if wait := self.failures.wait(counted):
+            raise RateLimited(f"Too many failed attempts: try again in {wait} seconds.", retryAfter=wait)
+        self.failures.count(counted)
+        if not isinstance(password, str) or not 0 < len(password) <= MAX_PASSWORD or not encodable(password):
+            return False
+        good = await self.in_turn(counted, password_matches, password, self.dash.db.get_meta("password", {}))
+        if good:
+            self.failures.forget(counted)
+        return good
+
+    async def in_turn(self, address: str, function: Callable[..., Result], *arguments: Any) -> Result:
+        """What `function` returns, which hashes a password: one at a time, for each takes 32 MiB and 0.2 s.
 
         Where somebody has signed in from before goes first, then who has tried least often: neither many guesses of
         one address nor those of many addresses hold up whoever comes anew.
@@ -661,8 +666,7 @@ class Access:
             while True:
                 async with self.hashing:
                     if self.waiting[0] == place:  # whoever gets the lock before their turn goes to its end
-                        yield
-                        return
+                        return await asyncio.to_thread(function, *arguments)
         finally:
             self.waiting.remove(place)
 
@@ -678,11 +682,6 @@ class Access:
             if self.dash.log_limiter.is_new("access key", problem):
                 log.warning("the access key cannot be read: %s", problem)
         return self.last_key
-
-    def check_failures(self, address: str) -> None:
-        """RateLimited while `address` has failed too often."""
-        if wait := self.failures.wait(address):
-            raise RateLimited(f"Too many failed attempts: try again in {wait} seconds.", retryAfter=wait)
 
 
 class Failures:
@@ -898,16 +897,12 @@ async def password_set(dash: Dash, client: Client, *, password: Annotated[str, L
     """Set the password, or take it away with an empty one; all other sessions end."""
     if 0 < len(password) < MIN_PASSWORD:
         raise InvalidRequest(f"password must have at least {MIN_PASSWORD} characters", field="password")
-    stored, counted = dash.db.get_meta("password", {}), counted_address(client.address)
-    async with dash.access.turn(counted):
-        if stored and client.session_id not in (None, "key"):  # the key serves instead of the current password
-            dash.access.check_failures(counted)
-            if not await asyncio.to_thread(password_matches, current or "", stored):
-                dash.access.failures.count(counted)
-                raise InvalidRequest("The current password is not right.", field="current")
-            dash.access.failures.forget(counted)
-        dash.db.set_meta("password", await asyncio.to_thread(hashed_password, password) if password else None)
-        dash.event("key", reason="The password was set" if password else "The password was removed")
+    needed = dash.db.get_meta("password", {}) and client.session_id not in (None, "key")  # which serves instead
+    if needed and not await dash.access.guess(current, client.address):
+        raise InvalidRequest("The current password is not right.", field="current")
+    address = counted_address(client.address)
+    dash.db.set_meta("password", await dash.access.in_turn(address, hashed_password, password) if password else None)
+    dash.event("key", reason="The password was set" if password else "The password was removed")
     for row in dash.db.sessions():
         if row["id"] != client.session_id:
             dash.db.delete_sessions(row["id"])
@@ -2512,14 +2507,19 @@ class GGUFReader:
                 break
         return False
 
-    def array(self, key: str, header: GGUFHeader) -> list[Any] | None:
-        """The next array if it is short and of numbers, else None; its length is noted in any case."""
+    def value(self, key: str, header: GGUFHeader) -> Any:
+        """The next value: a number, a text, a short array of numbers; None for all else."""
+        (kind,) = self.numbers("I")
+        if kind == GGUF_TEXT:
+            return self.text(*self.numbers("Q"))
+        if kind in NUMBER_FORMATS:
+            return finite_or_none(self.numbers(NUMBER_FORMATS[kind])[0])
+        if kind != GGUF_ARRAY:
+            raise GGUFError(f"metadata of unknown type {kind}")
         kind, count = self.numbers("IQ")
         header.lengths[key] = count
-        if kind == GGUF_ARRAY:
-            raise GGUFError("an array of arrays")
         if kind != GGUF_TEXT and kind not in NUMBER_FORMATS:
-            raise GGUFError(f"an array of unknown type {kind}")
+            raise GGUFError("an array of arrays" if kind == GGUF_ARRAY else f"an array of unknown type {kind}")
         size = 8 if kind == GGUF_TEXT else struct.calcsize("=" + NUMBER_FORMATS[kind])
         if count * size > self.size - self.at:
             raise GGUFError(f"an array of {count} items, more than the file can hold")
@@ -2531,26 +2531,6 @@ class GGUFReader:
             self.kept += count
             return [finite_or_none(value) for value in self.numbers(f"{count}{NUMBER_FORMATS[kind]}")]
         return None
-
-    def pair(self, header: GGUFHeader) -> None:
-        """Read one metadata entry into `header`."""
-        (length,) = self.numbers("Q")
-        if length > MAX_KEPT_TEXT:
-            raise GGUFError(f"a metadata key of {length} bytes")
-        key = self.text(length)
-        (kind,) = self.numbers("I")
-        value: Any
-        if kind == GGUF_TEXT:
-            value = self.text(*self.numbers("Q"))
-        elif kind == GGUF_ARRAY:
-            value = self.array(key, header)
-        elif kind in NUMBER_FORMATS:
-            value = finite_or_none(self.numbers(NUMBER_FORMATS[kind])[0])
-        else:
-            raise GGUFError(f"metadata of unknown type {kind}")
-        if key in header.metadata:
-            raise GGUFError("a metadata key that comes twice")
-        header.metadata[key] = value
 
     def tensors(self, count: int, header: GGUFHeader) -> int:
         """Read the table of `count` tensors into `header`; where their data ends, counted from its start."""
@@ -2599,7 +2579,12 @@ class GGUFReader:
         tensors, pairs = self.beginning()
         header = GGUFHeader(tensor_count=tensors, native=(self.order == ">") == (sys.byteorder == "big"))
         for _ in range(pairs):
-            self.pair(header)
+            (length,) = self.numbers("Q")
+            if length > MAX_KEPT_TEXT:
+                raise GGUFError(f"a metadata key of {length} bytes")
+            if (key := self.text(length)) in header.metadata:
+                raise GGUFError("a metadata key that comes twice")
+            header.metadata[key] = self.value(key, header)
         end = self.tensors(tensors, header)
         if self.at > self.size:
             raise GGUFError("it ends within its header: an incomplete download?")
@@ -8886,18 +8871,20 @@ def option_value(text: str, present: Any) -> Any:
     return kind[re.sub("[-+]", "_", f"{kind.__name__}_{MEMBER_NAMES.get(text, text)}".upper())]
 
 
-def embedded_parameters(options: dict[str, str]) -> Any:
-    """xllamacpp's CommonParams for `options`; ValueError names the one that is wrong."""
+def embedded_parameters(argv: list[str]) -> Any:
+    """xllamacpp's CommonParams for options that each have a value; ValueError as llama-server would say it."""
     import xllamacpp
     parameters = xllamacpp.CommonParams()
     parameters.ui = False
     parameters.cors_origins = "http://127.0.0.1"  # no page of a browser is to reach it
-    options = with_reasoning(options)
+    options = with_reasoning({name.removeprefix("--"): text for name, text in zip(argv[::2], argv[1::2], strict=True)})
     if truth(options.pop("reranking", "off")):
         options = {**options, "embeddings": "on", "pooling": "rank"}
     if options.get("parallel", "-1") == "-1":
         options = {"kv-unified": "on", **options, "parallel": str(DEFAULT_SLOTS)}
     for name, text in options.items():
+        if name not in EMBEDDED_OPTIONS:
+            raise ValueError(f"error: invalid argument: --{name}")
         *owners, attribute = EMBEDDED_OPTIONS[name].split(".")
         owner = functools.reduce(getattr, owners, parameters)
         try:
@@ -8914,15 +8901,6 @@ def embedded_parameters(options: dict[str, str]) -> Any:
     return parameters
 
 
-def embedded_options(argv: list[str]) -> dict[str, str]:
-    """The options of the command line, each of which has a value; ValueError as llama-server would say it."""
-    options = dict(zip(argv[::2], argv[1::2], strict=True))
-    for name in options:
-        if not name.startswith("--") or name[2:] not in {*EMBEDDED_OPTIONS, *COMPOSED_OPTIONS}:
-            raise ValueError(f"error: invalid argument: {name}")
-    return {name[2:]: value for name, value in options.items()}
-
-
 def embedded_engine(argv: list[str]) -> int:
     """Serve one model until standard input says so (0), or is closed (1).
 
@@ -8933,7 +8911,7 @@ def embedded_engine(argv: list[str]) -> int:
     os.environ.setdefault("LLAMA_SERVER_ROUTER_PORT", "0")  # makes xllamacpp report its states
     try:
         import xllamacpp
-        parameters = embedded_parameters(embedded_options(argv))
+        parameters = embedded_parameters(argv)
     except (ImportError, ValueError) as problem:
         print(problem, file=sys.stderr)
         return 1

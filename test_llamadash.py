@@ -5722,7 +5722,7 @@ def test_every_parameter_is_taken_by_llama_server(build: str) -> None:
 def test_every_parameter_is_taken_by_the_embedded_engine(key: str, value: Any) -> None:
     """It reads each value of the table, but for those that have no meaning on a CPU."""
     argv, left_out = llamadash.engine_arguments(real_build("embedded"), MODEL, {key: value}, 0, "a")
-    llamadash.embedded_parameters(llamadash.embedded_options(argv[3:]))
+    llamadash.embedded_parameters(argv[3:])
     no_meaning = {"cpu-moe", "device", "device-draft", "n-cpu-moe", "rpc"}
     assert left_out == ([key] if key in no_meaning else [])
 
@@ -9658,15 +9658,16 @@ def test_sampling_options_are_the_defaults_of_requests(start_child: StartChild, 
 def test_an_option_that_is_not_understood_is_named(words: list[str], problem: str) -> None:
     """A wrong value or name is an error in llama-server's words."""
     with pytest.raises(ValueError, match=problem):
-        llamadash.embedded_parameters(llamadash.embedded_options(["--model", "/m", *words]))
+        llamadash.embedded_parameters(["--model", "/m", *words])
 
 
 def test_values_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
     """Numbers, enumerations, negations, composed options and the API key end up where they belong."""
     monkeypatch.setenv("LLAMA_API_KEY", "one,two")
-    parameters = llamadash.embedded_parameters({
+    options = {
         "ctx-size": "2048", "temp": "0.25", "cache-type-k": "q8_0", "kv-offload": "off", "reranking": "on",
-        "reasoning": "off", "reasoning-effort": "low", "rope-scale": "4", "seed": "-1", "sampling-seq": "kt"})
+        "reasoning": "off", "reasoning-effort": "low", "rope-scale": "4", "seed": "-1", "sampling-seq": "kt"}
+    parameters = llamadash.embedded_parameters([word for name, text in options.items() for word in (f"--{name}", text)])
     assert (parameters.n_ctx, parameters.sampling.temp, int(parameters.cache_type_k)) == (2048, 0.25, 8)
     assert parameters.no_kv_offload and parameters.embedding and int(parameters.pooling_type) == 4
     assert parameters.default_template_kwargs == {"enable_thinking": "false", "reasoning_effort": '"low"'}
