@@ -130,8 +130,7 @@ def make_venv(requirements: list[str], optional: list[str]) -> None:
         (VENV / ".complete").write_text("\n".join(requirements))
     except (OSError, subprocess.CalledProcessError) as problem:
         hint = "" if importlib.util.find_spec("ensurepip") else " (on Debian: apt install python3-venv)"
-        by_hand = f"pip install {shlex.join(requirements)}"
-        sys.exit(f"llamadash: could not make {VENV}: {problem}{hint}; or by hand: {by_hand}")
+        sys.exit(f"llamadash: cannot make {VENV}: {problem}{hint}; or by hand: pip install {shlex.join(requirements)}")
 
 
 def bootstrap(script: Path) -> None:
@@ -316,7 +315,6 @@ DAY = 86_400_000  # milliseconds
 MAX_TEXT = 4096  # characters; longer fields say so with Length
 MAX_DEPTH = 32  # levels of nesting in a request; every real one has fewer than 8
 LOG_LINES_PER_SECOND = 300  # of one source into the journal; the rest is counted and said
-LOG_LINE = 256  # bytes of a line; a longer one counts for several
 
 
 class LogLimiter:
@@ -333,7 +331,7 @@ class LogLimiter:
         if int(now / self.period) != self.begun:
             self.begun = int(now / self.period)
             self.passed.clear()
-        self.passed[source] += 1 + size // LOG_LINE
+        self.passed[source] += 1 + size // 256  # a longer line counts for several
         if self.passed[source] > self.limit:
             self.held[source] += 1
         return self.passed[source] <= self.limit
@@ -603,12 +601,10 @@ def user_name() -> str:
 
 
 KEY_BYTES = 32  # 256 bits: beyond guessing
-SESSION_LIFETIME = 30 * DAY  # how long a browser that signed in with a password stays signed in
 MIN_PASSWORD, MAX_PASSWORD = 8, 1024  # characters
 SCRYPT = {"n": 2**15, "r": 8, "p": 1, "maxmem": 64 * 2**20}  # 32 MiB and about 200 ms a guess
 FAILURES_ALLOWED = 5  # wrong keys or passwords from one address before it has to wait
 FAILURE_PAUSE = 60.0  # seconds until an address may try again
-MAX_ADDRESSES = 10_000  # addresses whose failures are remembered
 
 
 class Access:
@@ -636,7 +632,7 @@ class Access:
             raise Unauthenticated("Sign in with the access key or a password.")  # nothing was guessed
         if await self.guess(password, address):
             session = secrets.token_urlsafe(KEY_BYTES)
-            return {"session_id": self.dash.db.add_session(token_hash(session), address, SESSION_LIFETIME),
+            return {"session_id": self.dash.db.add_session(token_hash(session), address, lifetime=30 * DAY),
                     "session": session}
         raise Unauthenticated("The access key, session or password is not valid.")
 
@@ -650,7 +646,7 @@ class Access:
             return False
         good = await self.in_turn(counted, password_matches, password, self.dash.db.get_meta("password", {}))
         if good:
-            self.failures.forget(counted)
+            self.failures.moments.pop(counted, None)
         return good
 
     async def in_turn(self, address: str, function: Callable[..., Result], *arguments: Any) -> Result:
@@ -698,12 +694,8 @@ class Failures:
     def count(self, address: str) -> None:
         """Remember that `address` failed just now."""
         self.moments[address] = [*self.moments.pop(address, []), time.monotonic()][-FAILURES_ALLOWED:]
-        while len(self.moments) > MAX_ADDRESSES:
+        if len(self.moments) > 10_000:  # whose failures are remembered
             del self.moments[next(iter(self.moments))]
-
-    def forget(self, address: str) -> None:
-        """A good password takes back what was counted."""
-        self.moments.pop(address, None)
 
 
 def plain_file(path: str, flags: int) -> int:
@@ -2337,18 +2329,13 @@ async def system_backup(dash: Dash) -> Json:
 
 GGUF_WINDOW = 65536  # bytes of a file in memory at a time
 MAX_HEADER = 64 << 20  # bytes before the weights; the largest known vocabulary makes 16 MB
-MAX_PAIRS = 2048  # metadata entries; models have 20 to 100
 MAX_ARRAY_TEXTS = 1 << 20  # texts in all arrays together; the largest known vocabulary has 777,058
-MAX_TENSORS = 8192  # models have up to 3,000
 MAX_KEPT_TEXT = 256  # bytes kept of a text: keys, names and licences are shorter, templates only need to exist
 MAX_KEPT_ITEMS = 512  # numbers kept of an array: one for each layer
-MAX_KEPT_TOTAL = 32768  # numbers kept of all arrays
 MAX_TENSOR_NAME = 256  # bytes; llama.cpp allows 64
 MAX_DIMENSIONS = 4
-LONG_ARRAY = 4096  # texts from which on an array is searched for its end: to walk over them takes 50 times as long
 NEXT_KEY = rb"(?s)(.)\0{7}(tokenizer\.[\w.]{1,99})[\0-\x0c]\0{3}"  # what usually follows one: another entry of its kind
 KEY_ROOM = 128  # bytes of that at most
-SEARCHED_EACH = 48  # bytes for each of its texts in which the end is looked for; most take 13 to 20
 JSON_SAFE = 2**53  # integers from here on lose digits in a browser
 
 NUMBER_FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -2483,7 +2470,7 @@ class GGUFReader:
         self.texts += count
         if self.texts > MAX_ARRAY_TEXTS:
             raise GGUFError("its vocabulary is larger than any real one")
-        if self.search and count >= LONG_ARRAY and self.find_next_key(count):
+        if self.search and count >= 4096 and self.find_next_key(count):  # which takes a 50th of walking over them
             return
         length_of = struct.Struct(self.order + "Q").unpack_from
         for _ in range(count):  # take() for each would be five times as slow
@@ -2494,8 +2481,8 @@ class GGUFReader:
 
     def find_next_key(self, count: int) -> bool:
         """Step over a vocabulary of `count` texts to the entry that usually follows; False, in place, without one."""
-        begin = self.at + 10 * count  # texts of two bytes: no vocabulary has shorter ones
-        for start in range(begin, min(self.at + SEARCHED_EACH * count, self.size, MAX_HEADER), GGUF_WINDOW - KEY_ROOM):
+        begin, end = self.at + 10 * count, self.at + 48 * count  # most texts take 13 to 20 bytes
+        for start in range(begin, min(end, self.size, MAX_HEADER), GGUF_WINDOW - KEY_ROOM):
             self.file.seek(start)
             window = self.file.read(GGUF_WINDOW)
             found = window.find(b"\0\0\0tokenizer.ggml.", 5, GGUF_WINDOW - KEY_ROOM + 22) - 5  # a later one is next
@@ -2525,7 +2512,7 @@ class GGUFReader:
             raise GGUFError(f"an array of {count} items, more than the file can hold")
         if kind == GGUF_TEXT:
             self.skip_texts(count)
-        elif count > MAX_KEPT_ITEMS or self.kept + count > MAX_KEPT_TOTAL:
+        elif count > MAX_KEPT_ITEMS or self.kept + count > 64 * MAX_KEPT_ITEMS:
             self.at += count * size
         else:
             self.kept += count
@@ -2610,7 +2597,7 @@ class GGUFReader:
         if version not in (2, 3):
             raise GGUFError(f"GGUF version {version} is not supported")
         tensors, pairs = self.numbers("QQ")
-        if tensors > MAX_TENSORS or pairs > MAX_PAIRS:
+        if tensors > 8192 or pairs > 2048:  # models have up to 3,000 and 100
             raise GGUFError(f"{tensors} tensors and {pairs} metadata entries, more than any real model has")
         return tensors, pairs
 
@@ -2714,7 +2701,6 @@ def gguf_flaw(header: GGUFHeader, size: int) -> str | None:
 
 CONTEXT_STEP = 256  # llama.cpp rounds every context up to a multiple of it
 DEFAULT_SLOTS = 4  # what `parallel` means where it is not set, with one KV cache for all of them
-DEFAULT_BATCH, DEFAULT_UBATCH = 2048, 512  # tokens
 # Bytes that a process takes on each GPU beyond model, cache and compute: CUDA's as measured on an H100 (0.57 to 0.60
 # GiB), the others' assumed; what a model really took corrects them.
 GPU_OVERHEAD = {"CUDA": 632 << 20, "ROCm": 512 << 20, "SYCL": 384 << 20, "Vulkan": 192 << 20, "MTL": 64 << 20}
@@ -2879,8 +2865,8 @@ class Placement:
         slots = number_of(parameters, "parallel", -1)
         self.slots = slots if slots > 0 else DEFAULT_SLOTS
         self.streams = 1 if slots < 1 or parameters.get("kv-unified") is True else slots  # caches that are kept apart
-        batch = max(number_of(parameters, "batch-size", DEFAULT_BATCH), 1)
-        self.ubatch = min(number_of(parameters, "ubatch-size", DEFAULT_UBATCH) or batch, batch)
+        batch = max(number_of(parameters, "batch-size", 2048), 1)
+        self.ubatch = min(number_of(parameters, "ubatch-size", 512) or batch, batch)
         self.key_bytes, self.value_bytes = (
             CACHE_BYTES.get(parameters.get(f"cache-type-{kind}", "f16"), 2.0) for kind in "kv")
         self.flash = parameters.get("flash-attn") not in ("off", False)
@@ -2961,12 +2947,9 @@ class Placement:
 
     def shares(self) -> list[float]:
         """Which part of the layers each GPU gets: as the user says, else by free memory."""
-        try:
-            wanted = [float(part) for part in re.split("[,/]", str(self.parameters.get("tensor-split", "")))]
-        except ValueError:
-            wanted = []
-        parts = (wanted + [0.0] * len(self.gpus))[:len(self.gpus)]
-        if not all(0 <= part < 1e9 for part in parts) or sum(parts) <= 0:
+        said = re.findall(r"\d{1,9}(?:\.\d{1,9})?", str(self.parameters.get("tensor-split", "")))
+        parts = [*map(float, said), *([0.0] * len(self.gpus))][:len(self.gpus)]
+        if not any(parts):
             parts = [float(self.devices[at]["free"] or 1) for at in self.gpus]
         return [part / sum(parts) for part in parts]
 
@@ -5340,7 +5323,7 @@ def option_words(options: Mapping[str, str] | None, key: str, value: Any) -> lis
     """The words for one parameter as a build spells it; None where it knows neither it nor such a value."""
     text, parameter = preset_value(value), PARAMETERS[key]
     if options is None:
-        return [f"--{key}", text] if key in EMBEDDED_OPTIONS or key in COMPOSED_OPTIONS else None
+        return [f"--{key}", text] if key in EMBEDDED_OPTIONS else None
     names = (key, *parameter.aliases)
     name = next((name for name in names if name in options), None)
     takes = options.get(name or "", "")
@@ -8809,39 +8792,39 @@ def with_reasoning(options: dict[str, str]) -> dict[str, str]:
     own = json.loads(options.get("chat-template-kwargs") or "{}")
     if (switch := options.get("reasoning", "auto")) in ("on", "off"):
         own["enable_thinking"] = truth(switch)
-    if (effort := options.get("reasoning-effort", "default")) != "default":
+    if (effort := options.pop("reasoning-effort", "default")) != "default":
         own["reasoning_effort"] = effort
-    rest = {key: value for key, value in options.items() if key != "reasoning-effort"}
-    return {**rest, "chat-template-kwargs": json.dumps(own)} if own else rest
+    return {**options, "chat-template-kwargs": json.dumps(own)} if own else options
 
 
 truth = {"on": True, "off": False}.__getitem__
 SAMPLERS = {"d": "dry", "k": "top_k", "y": "typ_p", "p": "top_p", "s": "top_n_sigma", "m": "min_p", "t": "temperature",
             "x": "xtc", "i": "infill", "e": "penalties", "a": "adaptive_p"}
-# A parameter, or an option that every model gets, and where CommonParams has it, if not by the same name.
-EMBEDDED_OPTIONS = {name: attribute or name.replace("-", "_") for name, attribute in re.findall(r"([\w-]+)=?(\S*)", """
-    port warmup load-mode check-tensors image-min-tokens image-max-tokens kv-unified cont-batching swa-full numa
-    cache-type-k cache-type-v rope-freq-base rope-freq-scale yarn-orig-ctx yarn-ext-factor yarn-attn-factor
-    yarn-beta-slow yarn-beta-fast n-gpu-layers split-mode tensor-split main-gpu chat-template prefill-assistant
-    cache-prompt reasoning-format seed=sampling.seed temp=sampling.temp top-k=sampling.top_k top-p=sampling.top_p
-    min-p=sampling.min_p xtc-probability=sampling.xtc_probability xtc-threshold=sampling.xtc_threshold
-    dry-multiplier=sampling.dry_multiplier mirostat=sampling.mirostat model=model.path alias=model_alias
-    host=hostnames timeout=timeout_read metrics=endpoint_metrics slots=endpoint_slots lora=lora_adapters
-    pooling=pooling_type embeddings=embedding mmproj=mmproj.path mmproj-auto=no_mmproj mmproj-offload=mmproj_use_gpu
-    ctx-size=n_ctx predict=n_predict batch-size=n_batch ubatch-size=n_ubatch keep=n_keep parallel=n_parallel
-    context-shift=ctx_shift ctx-checkpoints=n_ctx_checkpoints cache-ram=cache_ram_mib cache-reuse=n_cache_reuse
-    rope-scaling=rope_scaling_type rope-scale=rope_freq_scale threads=cpuparams.n_threads
-    threads-batch=cpuparams_batch.n_threads prio=cpuparams.priority poll=cpuparams.poll kv-offload=no_kv_offload
-    op-offload=no_op_offload repack=no_extra_bufts override-tensor=tensor_buft_overrides flash-attn=flash_attn_type
-    fit=fit_params fit-target=fit_params_target fit-ctx=fit_params_min_ctx jinja=use_jinja
-    chat-template-kwargs=default_template_kwargs reasoning=enable_reasoning
-    reasoning-budget=sampling.reasoning_budget_tokens sampling-seq=sampling.samplers typical-p=sampling.typ_p
-    repeat-last-n=sampling.penalty_last_n repeat-penalty=sampling.penalty_repeat
-    presence-penalty=sampling.penalty_present frequency-penalty=sampling.penalty_freq spec-type=speculative.types
-    model-draft=speculative.draft.mparams.path spec-draft-n-max=speculative.draft.n_max
-    spec-draft-n-min=speculative.draft.n_min spec-draft-p-min=speculative.draft.p_min
-    n-gpu-layers-draft=speculative.draft.n_gpu_layers cache-type-k-draft=speculative.draft.cache_type_k
-    cache-type-v-draft=speculative.draft.cache_type_v""")}
+# A parameter, or an option that every model gets, and where CommonParams has it, if not by the same name; the first two
+# become others.
+EMBEDDED_OPTIONS = {name: prefix + (attribute or name.replace("-", "_")) for prefix, listed in (
+    ("", """
+        reranking reasoning-effort port warmup load-mode check-tensors image-min-tokens image-max-tokens kv-unified
+        cont-batching swa-full numa cache-type-k cache-type-v rope-freq-base rope-freq-scale yarn-orig-ctx
+        yarn-ext-factor yarn-attn-factor yarn-beta-slow yarn-beta-fast n-gpu-layers split-mode tensor-split main-gpu
+        chat-template prefill-assistant cache-prompt reasoning-format model=model.path alias=model_alias host=hostnames
+        timeout=timeout_read metrics=endpoint_metrics slots=endpoint_slots lora=lora_adapters pooling=pooling_type
+        embeddings=embedding mmproj=mmproj.path mmproj-auto=no_mmproj mmproj-offload=mmproj_use_gpu ctx-size=n_ctx
+        predict=n_predict batch-size=n_batch ubatch-size=n_ubatch keep=n_keep parallel=n_parallel
+        context-shift=ctx_shift ctx-checkpoints=n_ctx_checkpoints cache-ram=cache_ram_mib cache-reuse=n_cache_reuse
+        rope-scaling=rope_scaling_type rope-scale=rope_freq_scale threads=cpuparams.n_threads
+        threads-batch=cpuparams_batch.n_threads prio=cpuparams.priority poll=cpuparams.poll kv-offload=no_kv_offload
+        op-offload=no_op_offload repack=no_extra_bufts override-tensor=tensor_buft_overrides flash-attn=flash_attn_type
+        fit=fit_params fit-target=fit_params_target fit-ctx=fit_params_min_ctx jinja=use_jinja
+        chat-template-kwargs=default_template_kwargs reasoning=enable_reasoning spec-type=speculative.types"""),
+    ("sampling.", """
+        seed temp top-k top-p min-p xtc-probability xtc-threshold dry-multiplier mirostat
+        reasoning-budget=reasoning_budget_tokens sampling-seq=samplers typical-p=typ_p repeat-last-n=penalty_last_n
+        repeat-penalty=penalty_repeat presence-penalty=penalty_present frequency-penalty=penalty_freq"""),
+    ("speculative.draft.", """
+        model-draft=mparams.path spec-draft-n-max=n_max spec-draft-n-min=n_min spec-draft-p-min=p_min
+        n-gpu-layers-draft=n_gpu_layers cache-type-k-draft=cache_type_k cache-type-v-draft=cache_type_v"""),
+) for name, attribute in re.findall(r"([\w-]+)=?(\S*)", listed)}
 MEMBER_NAMES = {"on": "enabled", "off": "disabled", "dio": "direct_io"}  # of enumerations, where they differ
 # How the text of an option is read that is not as what its attribute is.
 OPTION_READERS: dict[str, Callable[[str], Any]] = {
@@ -8853,7 +8836,6 @@ OPTION_READERS: dict[str, Callable[[str], Any]] = {
     "chat-template-kwargs": lambda text: {key: json.dumps(value) for key, value in json.loads(text).items()},
     "sampling-seq": lambda text: ";".join(SAMPLERS[letter] for letter in text),
 }
-COMPOSED_OPTIONS = frozenset({"reranking", "reasoning-effort"})  # several attributes, or part of one
 
 
 def option_value(text: str, present: Any) -> Any:
