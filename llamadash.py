@@ -9511,7 +9511,7 @@ ANSWER_LIMIT = 60.0  # s until a file begins to come
 MAX_FOUND = 50  # repositories that a search tells
 MAX_REPO_FILES = 2000  # models of a repository that are looked at; the largest have some hundred
 MAX_QUEUED = 200  # downloads that are not at their end
-FILE_SIZE = r"[0-9]{1,15}"  # bytes; a hub that tells more does not tell the truth
+MAX_FILE_SIZE = 10**15  # bytes; a hub that tells more does not tell the truth
 MAX_RETRY_AFTER = 3600.0  # s that a server may make us wait before the next attempt
 ACTIVE = ("queued", "running", "verifying")
 UNFINISHED_DOWNLOADS = (*ACTIVE, "paused", "failed")
@@ -9544,7 +9544,6 @@ class Part:
     name: str
     size: int
     sha256: str | None = None
-    verified: bool = False
     address: str | None = None  # of its own
     tag: str = field(default_factory=lambda: secrets.token_hex(3))  # in the name of what came so far: only ours has it
     here: int = 0  # bytes that are on the disk
@@ -9595,7 +9594,7 @@ class Download:
     def count(self) -> None:
         """Look how much of each part is on the disk."""
         for part in self.parts:
-            part.here = files_size(self.partial(part)) or (files_size(self.target(part)) if part.verified else 0)
+            part.here = files_size(self.partial(part)) or files_size(self.target(part))
 
     def finish(self) -> None:
         """Give all parts their final names; Conflict where another file has one meanwhile."""
@@ -9610,7 +9609,7 @@ class Download:
         for part in self.parts:
             place = self.partial(part)
             place.unlink(missing_ok=True)
-            part.verified, part.here = False, 0
+            part.here = 0
             with contextlib.suppress(OSError):
                 while (place := place.parent) != self.folder:
                     place.rmdir()
@@ -9744,13 +9743,12 @@ def download_projector(file: str, projectors: list[str], files: dict[str, Part])
 def download_choice(models: list[Json], source: Source) -> Json | None:
     """The model of a repository that `source` asks for, or else the one that most people want."""
     asked = (source.quantization or "").upper()
+    order = (asked, f"UD-{asked}") if asked else PREFERRED
     if source.file:
         return next((model for model in models if source.file in (model["file"], *model["shards"])), None)
     if asked:
-        exact = [model for model in models if asked == (model["quantization"] or "")]
-        close = [model for model in models if f"UD-{asked}" == model["quantization"]]
-        return next(iter([*exact, *close, *(model for model in models if asked in model["file"].upper())]), None)
-    return min(models, key=lambda model: (*PREFERRED, model["quantization"]).index(model["quantization"]), default=None)
+        models = [model for model in models if model["quantization"] == asked or asked in model["file"].upper()]
+    return min(models, key=lambda model: (*order, model["quantization"]).index(model["quantization"]), default=None)
 
 
 class ModelHub:
@@ -9861,7 +9859,7 @@ class ModelHub:
             return NotFound(f"{what} does not exist at {self.name}")
         wait = math.ceil(min(wait or 60.0 * (status == 429), MAX_RETRY_AFTER))
         until = time.strftime("%H:%M", time.localtime(time.time() + wait))
-        asks = f" and asks to wait {wait} s: try again at {until}" if wait else ""
+        asks = f" and asks to wait {wait} s (until {until})" if wait else ""
         details: Json = {"retryAfter": wait} if wait else {}
         return HubUnavailable(f"{elsewhere or self.name} answered with status {status}{asks}", **details)
 
@@ -9911,7 +9909,7 @@ def download_announced(announced: Part, headers: Mapping[str, str]) -> None:
     tag = (headers.get("X-Linked-ETag") or headers.get("ETag") or "").removeprefix("W/").strip('"').lower()
     size = headers.get("X-Linked-Size", "")
     announced.sha256 = tag if re.fullmatch(SHA256, tag) else announced.sha256
-    announced.size = int(size) if re.fullmatch(FILE_SIZE, size) else announced.size
+    announced.size = int(size) if re.fullmatch(r"[0-9]{1,15}", size) else announced.size
 
 
 def download_listed(listing: list[Any]) -> dict[str, Part]:
@@ -9923,7 +9921,7 @@ def download_listed(listing: list[Any]) -> dict[str, Part]:
             stored = entry["lfs"] if isinstance(entry.get("lfs"), dict) else {}
             sha256, size = str(stored.get("sha256")), stored.get("size") or entry.get("size")
             with contextlib.suppress(InvalidRequest):
-                if type(size) is int and size > 0 and re.fullmatch(FILE_SIZE, str(size)):
+                if type(size) is int and 0 < size < MAX_FILE_SIZE:
                     files[name] = Part(download_file(name), size, sha256 if re.fullmatch(SHA256, sha256) else None)
     return files
 
@@ -9959,7 +9957,7 @@ def download_place(folder: Path, repo: str) -> Path:
 
 
 SAVED_DOWNLOAD = {"repo": str, "file": str, "place": str, "status": str, "error": str | None}
-SAVED_PART = {"name": str, "size": int, "sha256": str | None, "verified": bool, "tag": str}
+SAVED_PART = {"name": str, "size": int, "sha256": str | None, "tag": str}
 
 
 def download_restored(row: Any) -> Download | None:
@@ -9977,7 +9975,7 @@ def download_restored(row: Any) -> Download | None:
         folder = old.parent if old.name == download.repo.rpartition("/")[2] else old
         download.place = str(download_place(folder, download.repo))
         for part in parts:
-            part.tag, part.verified = secrets.token_hex(3), False
+            part.tag = secrets.token_hex(3)
             with contextlib.suppress(OSError):
                 if (begun := old / f"{part.name.rpartition('/')[2]}.part").is_file():
                     download.target(part).parent.mkdir(parents=True, exist_ok=True)
@@ -10222,8 +10220,7 @@ class Transfer:
         await self.report("running")
         async with self.hub.session() as self.session:
             for part in self.download.parts:
-                if not (part.verified and part.here):
-                    await self.fetch(part)
+                await self.fetch(part)
         await in_thread(self.download.finish)
 
     async def report(self, status: str | None = None) -> None:
@@ -10243,7 +10240,7 @@ class Transfer:
         """Fetch the rest of one file, and check it; Conflict where another file has its name already."""
         target, partial = self.download.target(part), self.download.partial(part)
         existing = bool(await in_thread(files_size, target))
-        begun = existing or part.here
+        begun = existing or part.here > 0
         file = await in_thread(PartFile, part, target if existing else partial, existing, self.download.folder)
         try:
             if begun:
@@ -10267,7 +10264,6 @@ class Transfer:
             await in_thread(file.close)
         if existing:
             await in_thread(partial.unlink, True)
-        part.verified = True
 
     async def complete(self, part: Part, file: PartFile) -> None:
         """Bring all bytes here, over a new connection whenever one is cut; HubUnavailable after RETRIES in vain."""
@@ -10308,10 +10304,13 @@ class Transfer:
                 await in_thread(file.restart)
                 if response.status == 206:
                     raise HubUnavailable("the file has changed at the hub")  # and this is the end of the new one
-            if response.headers.get("Content-Encoding", "identity") != "identity":
-                raise HubUnavailable("the file came compressed")
-            download_check_size(response, part)
-            if response.status != 206 and part.here:  # it gives all or nothing
+            if response.status == 206:
+                if not response.headers.get("Content-Range", "").startswith(f"bytes {part.here}-"):
+                    raise HubUnavailable("another range came than was asked for")
+            elif response.content_length not in (None, part.size):
+                problem = f"{part.name} has {response.content_length} bytes instead of the {part.size} announced"
+                raise HubUnavailable(problem) if part.here else WrongContent(problem)  # what came before may be good
+            elif part.here:  # it gives all or nothing
                 await in_thread(file.restart)
             await self.receive(response, part, file)
         if part.here < part.size:
@@ -10332,20 +10331,6 @@ class Transfer:
                 await self.report()
         finally:
             await in_thread(file.write, bytes(block))
-
-
-def download_check_size(response: aiohttp.ClientResponse, part: Part) -> None:
-    """Refuse an answer that is not what is missing of `part`."""
-    size = response.content_length
-    if response.status == 206:
-        tells = response.headers.get("Content-Range", "")
-        found = re.fullmatch(rf"bytes ({FILE_SIZE})-{FILE_SIZE}/({FILE_SIZE}|\*)", tells)
-        if not found or int(found[1]) != part.here:
-            raise HubUnavailable("another range came than was asked for")
-        size = None if found[2] == "*" else int(found[2])
-    if size not in (None, part.size):
-        problem = f"{part.name} has {size} bytes instead of the {part.size} announced"
-        raise HubUnavailable(problem) if part.here else WrongContent(problem)  # what came before may be good
 
 
 def download_check_space(download: Download, others: int) -> None:
