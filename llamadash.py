@@ -208,6 +208,7 @@ import typing
 import unicodedata
 import urllib.parse
 import urllib.request
+import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -776,7 +777,8 @@ def config_result(dash: Dash) -> Json:
     roots = {path: dash.library.root(path) for path in model_folders(dash.config, config)}
     folders = [{"path": str(path), "exists": root not in dash.library.lost, "usual": path in default_model_folders(),
                 "problem": dash.library.problem(root, inside=True)} for path, root in roots.items()]
-    return {"config": config, "locked": dash.config.locked(), "restartRequired": dash.gateway.restart_required(),
+    return {"config": config, "locked": dash.config.locked(),
+            "restartRequired": not dash.gateway.applied.items() <= config.items(),
             "ini": render_presets(dash.db.models(), config["defaults"]),
             "parameters": [item.schema() for item in PARAMETERS.values()],
             "folders": folders, "skipped": dash.library.skipped,
@@ -1975,7 +1977,8 @@ class AccessRows(DatabaseFile):
         rows = self.rows("SELECT id, name, start, models, requests_per_minute, created_at, used_at, revoked_at "
                          f"FROM api_keys WHERE {condition} ORDER BY id DESC", values)
         return [{**row, "models": None if row["models"] is None else decoded(row, "models", []),
-                 "requests_per_minute": whole_amount(row["requests_per_minute"])} for row in rows]
+                 "requests_per_minute": int(limit) if is_amount(limit) else None}
+                for row in rows for limit in [row["requests_per_minute"]]]
 
     def find_api_key(self, hash: bytes) -> Json | None:
         """The key that has this hash and is not revoked."""
@@ -7109,6 +7112,7 @@ MAX_ACTIVE_TOLD = 200  # requests under way in one broadcast
 MAX_KEYS = 1000
 STRONG_KEY = 20  # characters of a key that nobody guesses; shorter ones are refused to addresses that guess
 LOOKS = ("GET", "HEAD")  # methods that load no model
+JSON_BODY = [("Content-Type", "application/json")]
 NO_KEY: Json = {"id": None, "name": None, "models": None, "requests_per_minute": None}
 ENVIRONMENT_KEY: Json = {**NO_KEY, "id": 0, "name": "environment"}
 MAX_MODEL_NAME = 256  # characters; ours have at most 96, those of an upstream some more
@@ -7225,10 +7229,6 @@ class Call:
             self.ended_at, self.status = time.monotonic(), status
             self.error, self.code = error and error[:1000], None if code is None else str(code)[:64]
 
-    def fail(self, problem: GatewayError) -> None:
-        """Note what the client is told of it, unless how it ended is known."""
-        self.end("failed", str(problem), problem.reason or problem.status)
-
     def row(self) -> Json:
         """What is stored of it, and shown; `details` is {waits: [[reason, ms]], after?, beside?, cache?}."""
         end = self.ended_at or time.monotonic()
@@ -7245,17 +7245,17 @@ class Call:
 
     def numbers(self) -> Json:
         """Tokens and speeds, from the answer's own `timings` and `usage`; while it runs, from what has come."""
-        numbers = timings_numbers({})  # none are known
+        numbers = answer_numbers({})  # none are known
         if self.first_at is None:
             return numbers
         span = (self.ended_at or time.monotonic()) - self.first_at
         if self.ended_at is None:
             speed = finite_rate(self.pieces / max(span, 0.1))
             return {**numbers, "generated_tokens": self.pieces or None, "generated_per_second": speed}
-        numbers |= usage_numbers(json_object(self.head, b'"usage":', last=False))
-        numbers |= {key: value for key, value in usage_numbers(json_object(self.tail, b'"usage":')).items() if value}
+        numbers = answer_numbers(json_object(self.head, b'"usage":', last=False))
+        numbers |= {key: value for key, value in answer_numbers(json_object(self.tail, b'"usage":')).items() if value}
         if timings := json_object(self.tail, b'"timings":'):
-            return {**numbers, **timings_numbers(timings)}
+            return answer_numbers(timings)
         if numbers["generated_tokens"] and self.stream:
             numbers["generated_per_second"] = finite_rate((numbers["generated_tokens"] - 1) / max(span, 0.001))
         return numbers
@@ -7272,31 +7272,24 @@ def json_object(text: bytes | bytearray, name: bytes, *, last: bool = True) -> J
     return {}
 
 
-def whole_amount(value: Any) -> int | None:
-    """`value` where it is a number of something, else None."""
-    return int(value) if is_amount(value) else None
+# What llama.cpp's `timings`, and the `usage` of OpenAI's and Anthropic's APIs, call the numbers of an answer.
+ANSWER_NUMBERS = {
+    "prompt_tokens": ("prompt_n", "prompt_tokens", "input_tokens"),
+    "cached_tokens": ("cache_n", "cache_read_input_tokens", "cached_tokens"),
+    "generated_tokens": ("predicted_n", "completion_tokens", "output_tokens"),
+    "drafted": ("draft_n",), "accepted": ("draft_n_accepted",)}
 
 
-def timings_numbers(timings: Json) -> Json:
-    """What llama.cpp's `timings` say."""
-    numbers = {name: whole_amount(timings.get(key)) for name, key in (
-        ("prompt_tokens", "prompt_n"), ("cached_tokens", "cache_n"), ("generated_tokens", "predicted_n"),
-        ("drafted", "draft_n"), ("accepted", "draft_n_accepted"))}
-    if numbers["prompt_tokens"] is not None:
-        numbers["prompt_tokens"] += numbers["cached_tokens"] or 0
-    return {**numbers, "prompt_per_second": finite_rate(timings.get("prompt_per_second")),
-            "generated_per_second": finite_rate(timings.get("predicted_per_second"))}
-
-
-def usage_numbers(usage: Json) -> Json:
-    """What a `usage` of OpenAI's or Anthropic's API says."""
-    details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
-    apart = usage.get("cache_read_input_tokens")  # Anthropic counts them beside the others
-    cached = details.get("cached_tokens") if apart is None and isinstance(details, dict) else apart
-    prompt = whole_amount(usage.get("prompt_tokens", usage.get("input_tokens")))
-    return {"prompt_tokens": None if prompt is None else prompt + (whole_amount(apart) or 0),
-            "cached_tokens": whole_amount(cached),
-            "generated_tokens": whole_amount(usage.get("completion_tokens", usage.get("output_tokens")))}
+def answer_numbers(given: Json) -> Json:
+    """Tokens and speeds, from what an answer gives as its `timings` or `usage`."""
+    details = given.get("prompt_tokens_details") or given.get("input_tokens_details")
+    given = {**(details if isinstance(details, dict) else {}), **given}
+    numbers = {name: next((int(given[key]) for key in keys if is_amount(given.get(key))), None)
+               for name, keys in ANSWER_NUMBERS.items()}
+    if numbers["prompt_tokens"] is not None and (given.get("cache_n") or given.get("cache_read_input_tokens")):
+        numbers["prompt_tokens"] += numbers["cached_tokens"] or 0  # which are counted apart
+    return {**numbers, "prompt_per_second": finite_rate(given.get("prompt_per_second")),
+            "generated_per_second": finite_rate(given.get("predicted_per_second"))}
 
 
 class Requests:
@@ -7318,24 +7311,7 @@ class Requests:
 
     @contextlib.contextmanager
     def account(self, call: Call) -> Iterator[None]:
-        """A request is under way meanwhile; how it ends is noted. GatewayError where too many of its owner wait."""
-        self.begin(call)
-        try:
-            yield
-        except (asyncio.CancelledError, GeneratorExit):
-            call.end(*(call.cancelled_for or ("cancelled", "The client left.")))
-            raise
-        except (DashError, aiohttp.ClientError, OSError) as problem:
-            call.fail(gateway_error(problem))
-            raise
-        except Exception as problem:
-            call.end("failed", repr(problem), 500)
-            raise
-        finally:
-            self.end(call)
-
-    def begin(self, call: Call) -> None:
-        """A request has come, in the task that runs."""
+        """A request is under way meanwhile, and how it ends is noted; GatewayError where too many of its owner wait."""
         if sum(other.owner == call.owner and other.status == "waiting" for other in self.active.values()) \
                 >= MAX_WAITING // 2:
             raise GatewayError(503, "Too many of your requests are waiting.", code="crowded", retry_after=10)
@@ -7343,6 +7319,17 @@ class Requests:
         call.unit, call.task = self.dash.pool.entries.unit_of.get(call.model), asyncio.current_task()
         self.active[call.id] = call
         self.dash.pool.changed.set()
+        try:
+            yield
+        except (asyncio.CancelledError, GeneratorExit):
+            call.end(*(call.cancelled_for or ("cancelled", "The client left.")))
+            raise
+        except Exception as problem:
+            failure = gateway_error(problem)
+            call.end("failed", str(failure), failure.reason or failure.status)
+            raise
+        finally:
+            self.end(call)
 
     def end(self, call: Call) -> None:
         """A request is over; how is noted in it."""
@@ -7475,8 +7462,6 @@ def cache_miss(row: Json, chosen: list[re.Match[str]]) -> Json | None:
     return {"kind": "changed" if float(kept) < 0.99 else "longer", "token": cached}
 
 
-# energy
-
 class Meter(NamedTuple):
     """A reading of an energy meter: joules since some start, from 0 again beyond `range`, and watts; None: not told."""
     energy: float | None
@@ -7548,7 +7533,7 @@ class EnergyLedger:
     def split(self, name: str, joules: float, users: list[Consumer], begin: float, now: float) -> None:
         """Split what one meter counted: idle power over the processes, by their time there, the rest over requests."""
         for item in users:
-            item.begin = max(begin, item.begin)
+            item.begin = min(max(begin, item.begin), item.end)
         processes, requests = ([item for item in users if item.idle is idle] for idle in (True, False))
         unused, reached, power = 0.0, begin, joules / (now - begin)  # unused: s without a request
         for item in sorted(requests, key=lambda item: item.begin):
@@ -7589,6 +7574,10 @@ class EnergyLedger:
 
 # what is read of a body
 
+class BodyBytes(bytearray):
+    """What a request's body is, which is counted for as long as anybody has it."""
+
+
 class Body(NamedTuple):
     """A request's body, and where in it the fields are that the gateway must know: {name: [(start, end)]}."""
     data: bytearray
@@ -7608,8 +7597,7 @@ class Body(NamedTuple):
         for start, end, new in (*sorted(self.edits), (len(self.data), 0, b"")):
             for part in range(at, start, BODY_BLOCK):
                 yield bytes(self.data[part:min(part + BODY_BLOCK, start)])
-            if new:
-                yield new
+            yield new
             at = end
 
     def value(self, name: str) -> Any:
@@ -7736,7 +7724,8 @@ class ModelRequest:
         pool.ready_build(self.target)
         if self.body is not None and self.target in self.dash.captures.wanted():
             self.call.captured = bytearray()
-            stack.callback(lambda body: self.dash.spawn(self.dash.captures.save(self.call, body), "capture"), self.body)
+            template = ModelRequest(self.dash, self.call, self.target, "POST", "/apply-template", JSON_BODY, self.body)
+            stack.callback(lambda: self.dash.spawn(self.dash.captures.save(self.call, template), "capture"))
         stack.callback(pool.release, self.call)
         instance = await pool.admission(self.call)
         try:
@@ -7794,26 +7783,23 @@ class Captures:
         await self.dash.broadcast("captures:updated", {"captures": self.wanted()})
         return {"captures": self.wanted()}
 
-    async def save(self, call: Call, body: Body) -> None:
+    async def save(self, call: Call, template: ModelRequest) -> None:
         """Save what was captured, with the prompt that the engine makes of the messages, where it tells."""
-        prompt = None
-        with contextlib.suppress(DashError, aiohttp.ClientError, asyncio.TimeoutError, OSError, *MALFORMED):
-            prompt = await asyncio.wait_for(self.prompt(call, body), GONE_TIME)
+        prompt, body = None, template.body
+        instance = self.dash.pool.loaded_instance(call.model)
+        assert body is not None
+        if instance and "messages" in body.fields and not is_anthropic(call.endpoint) and body.size <= MAX_CAPTURED:
+            with contextlib.suppress(DashError, aiohttp.ClientError, asyncio.TimeoutError, OSError, *MALFORMED):
+                prompt = await asyncio.wait_for(self.prompt(instance, template), GONE_TIME)
         row = {name: getattr(call, name) for name in ("id", "timestamp", "model", "client", "endpoint", "status")}
         texts = {name: text[:MAX_CAPTURED].decode("utf-8", "replace")
                  for name, text in (("request", body.data), ("answer", call.captured or b""))}
         await self.dash.chore("capture", self.dash.db.add_capture, {**row, **texts, "prompt": prompt})
 
-    async def prompt(self, call: Call, body: Body) -> str | None:
-        """What the engine's template makes of a request's messages, if its model is still in memory."""
-        pool = self.dash.pool
-        instance = pool.loaded_instance(call.model)
-        if instance is None or "messages" not in body.fields or is_anthropic(call.endpoint) or body.size > MAX_CAPTURED:
-            return None
-        body = body.with_values(pool.entries.missing_values(call.model, call.endpoint))
-        headers = [("Content-Type", "application/json"), *instance.authorization.items()]
+    async def prompt(self, instance: Instance, template: ModelRequest) -> str:
+        """What the engine's template makes of a request's messages."""
         async with contextlib.AsyncExitStack() as stack:
-            answer = await sent(pool.session, "POST", f"{instance.url}/apply-template", headers, body, stack)
+            answer = await template.ask_instance(instance, stack)
             return str(json.loads(await answer.read())["prompt"])[:MAX_CAPTURED]
 
 
@@ -7828,34 +7814,24 @@ def error_text(body: bytes | bytearray, status: int) -> str:
 
 
 async def answer_objects(response: aiohttp.ClientResponse, call: Call) -> AsyncIterator[Json]:
-    """The JSON objects of an answer: those of an event stream until its end, or the one of a whole answer."""
-    stream, body = response.headers.get("Content-Type", "").startswith("text/event-stream"), b""
+    """The JSON objects of an answer that is a stream of events, until its end."""
+    if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
+        raise EngineFailed("the engine's answer is not understood: is this a llama-server?")
     lines = LineSplitter(2**20)  # of which an event is one
     async for block in response.content.iter_any():
         call.feed(block)
-        if not stream:
-            body += block
-            if len(body) > 16 * 2**20:
-                raise EngineFailed("the engine's answer is too large")
-        for line in lines.feed(block) if stream else ():
-            kind, _, data = line.rstrip(b"\r").partition(b":")
-            if kind in (b"data", b"error") and data.strip() != b"[DONE]":
-                with contextlib.suppress(ValueError, RecursionError):
+        for line in lines.feed(block):
+            kind, _, data = line.partition(b":")
+            if kind in (b"data", b"error"):
+                with contextlib.suppress(ValueError, RecursionError):  # [DONE] is no JSON
                     if isinstance(event := json.loads(data), dict):
                         yield {"error": event.get("error", event)} if kind == b"error" else event
-    if not stream:
-        with contextlib.suppress(ValueError, RecursionError):
-            if isinstance(whole := json.loads(body), dict):
-                yield whole
-                return
-        raise EngineFailed("the engine's answer is not understood: is this a llama-server?")
 
 
 @dataclass(repr=False)
 class Exchange(ModelRequest):
     """One request of a client: streams the model's answer back to it, and says what goes wrong."""
     request: web.BaseRequest
-    held: contextlib.ExitStack  # what ends once the body is sent
     response: web.StreamResponse | None = None  # once something was sent to the client
 
     async def run(self) -> web.StreamResponse:
@@ -7868,7 +7844,6 @@ class Exchange(ModelRequest):
                         signs.callback(asyncio.ensure_future(self.signs_of_life()).cancel)
                     answer = await self.ask(stack)
                 self.body = None  # it is not needed again, and may be large
-                self.held.close()
                 return await self.stream(answer)
         except (DashError, aiohttp.ClientError, OSError) as problem:
             if self.request.transport is None or self.request.transport.is_closing():
@@ -7886,7 +7861,7 @@ class Exchange(ModelRequest):
         """Tell the client: with a status, or where its stream has only just begun with an event in it."""
         if self.response is None:
             raise problem
-        self.call.fail(problem)
+        self.call.end("failed", str(problem), problem.reason or problem.status)
         if self.response.content_type == "text/event-stream" and not self.call.head:
             kind = b"event: error\n" if is_anthropic(self.request.path) else b""
             with contextlib.suppress(OSError, aiohttp.ClientError):
@@ -7942,9 +7917,11 @@ def gateway_error(problem: Exception) -> GatewayError:
     """What a client is told of a failure here, or of the connection to the model."""
     if isinstance(problem, GatewayError):
         return problem
-    if not isinstance(problem, DashError):
+    if isinstance(problem, aiohttp.ClientError | OSError):
         text = f"The connection to the model was lost: {problem}".removesuffix(": ")
         return GatewayError(502, f"{text}.", code="connection_lost")
+    if not isinstance(problem, DashError):
+        return GatewayError(500, "llamadash has failed; its log says how.")
     code = problem.details.get("reason") or problem.code.lower()
     wait = {"crowded": 10, "waited": 60}.get(code)
     return GatewayError(404 if isinstance(problem, NotFound) else 503, str(problem), code=code, retry_after=wait)
@@ -7955,16 +7932,6 @@ def add_cors_headers(request: web.BaseRequest, response: web.StreamResponse) -> 
     if "Origin" in request.headers and not response.prepared:
         response.headers.extend({"Access-Control-Allow-Origin": request.headers["Origin"], "Vary": "Origin",
                                  "Access-Control-Expose-Headers": "*"})
-
-
-def preflight_answer(request: web.BaseRequest) -> web.Response:
-    """What lets a page ask as its browser says that it wants to."""
-    wanted = re.sub(r"[^A-Za-z0-9_, -]", "", request.headers.get("Access-Control-Request-Headers", ""))
-    local = request.headers.get("Access-Control-Request-Private-Network") == "true"
-    return web.Response(status=204, headers={
-        "Access-Control-Max-Age": "600", "Access-Control-Allow-Headers": wanted,
-        "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE, OPTIONS",
-        **({"Access-Control-Allow-Private-Network": "true"} if local else {})})
 
 
 def passed_headers(headers: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -7987,7 +7954,7 @@ class Gateway:
         self.started_at: float | None = None
         self.warnings: dict[str, str] = {}
         self.published: Json = {}
-        self.applied: Json = {}
+        self.applied: Json = {}  # the configuration that the port was opened with
         self.server: asyncio.Server | None = None
         self.closing = contextlib.AsyncExitStack()  # what ends with it
         self.keys = Keys(dash)
@@ -8016,8 +7983,8 @@ class Gateway:
         """Open the port, or another one where it is taken, which is said."""
         config = self.dash.engine_config()
         host, port = bare_host(config["api_host"]) or config["api_host"], int(config["api_port"])
-        limits = ConnectionLimits(self.dash.hub.refused, API_CONNECTIONS // 2, self.dash.config.trusted_proxies)
-        limits.total = min(API_CONNECTIONS, self.dash.web.limits.total / 4)  # each may need two descriptors
+        total = min(API_CONNECTIONS, self.dash.web.limits.total / 4)  # each may need two descriptors
+        limits = ConnectionLimits(self.dash.hub.refused, API_CONNECTIONS // 2, self.dash.config.trusted_proxies, total)
         # without an application, whose router takes a moment for each slash of a path
         http = web.Server(self.routing.handle, logger=ListenerLog(limits.refused), keepalive_timeout=KEEPALIVE_TIME,
                           access_log=None, handler_cancellation=True, auto_decompress=False, max_line_size=16384)
@@ -8060,6 +8027,7 @@ class Gateway:
             await self.dash.pool.stop("stopped", restore=restore)
             await self.closing.aclose()
             self.server = self.url = self.base_url = self.error = self.started_at = None
+            self.applied = {}
             self.status = "stopped"
             self.dash.pool.changed.set()
 
@@ -8068,7 +8036,7 @@ class Gateway:
         holding = ("opening the API", "engine:start", "engine:restart")  # what may hold up a stop
         await cancelled(task for task in self.dash.tasks if task.get_name() in holding)
         await self.stop()
-        await self.keys.save_used(0)
+        await self.keys.save_used()
         await self.dash.requests.publish()
         await self.dash.publish_events()
         await self.dash.pool.session.close()
@@ -8076,12 +8044,9 @@ class Gateway:
 
     @contextlib.asynccontextmanager
     async def asked(self, call: Call, body: Json) -> AsyncIterator[AsyncIterator[Json]]:
-        """The JSON objects of a model's answer to llamadash itself, which waits in line, is listed and counted.
-
-        Raises EngineUnavailable or EngineFailed.
-        """
+        """The events of a model's answer to llamadash itself, listed and counted; EngineUnavailable, EngineFailed."""
         target = await self.routing.target(call.model)
-        asking = ModelRequest(self.dash, call, target, "POST", call.endpoint, [("Content-Type", "application/json")],
+        asking = ModelRequest(self.dash, call, target, "POST", call.endpoint, JSON_BODY,
                               scanned_json(bytearray(encoded(body))))
         try:
             async with contextlib.AsyncExitStack() as stack:
@@ -8100,11 +8065,6 @@ class Gateway:
             self.warnings[about] = message
             if message != before:
                 log.warning("%s", message)
-
-    def restart_required(self) -> bool:
-        """Whether the port was opened with a configuration that has changed since."""
-        config = self.dash.engine_config()
-        return self.server is not None and any(config[key] != value for key, value in self.applied.items())
 
     def snapshot(self) -> Json:
         """The engine's record, as clients see it."""
@@ -8142,7 +8102,7 @@ class Routing:
         self.dash, self.keys = dash, keys
         self.listing = asyncio.Lock()
         self.scans = asyncio.Semaphore(2)  # threads that look through bodies: more of them hold up the loop
-        self.bodies: dict[int, int] = {}  # the sizes of all bodies that are being read, or wait
+        self.bodies = weakref.WeakValueDictionary[int, BodyBytes]()  # all that are in memory
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one HTTP request; whatever goes wrong has the error shape of the client's own API."""
@@ -8153,7 +8113,6 @@ class Routing:
         except Exception as problem:
             if not isinstance(problem, DashError):
                 log.exception("a request for %s failed", request.path[:100])
-                problem = GatewayError(500, "llamadash has failed; its log says how.")
             told = gateway_error(problem.with_traceback(None))  # its frames would keep the body in memory
             response = web.json_response(told.body(request.path), status=told.status, headers=told.headers)
         if request.content.is_eof():
@@ -8171,8 +8130,13 @@ class Routing:
         if looks and request.path in ("/health", "/v1/health"):
             return web.json_response({"status": "ok"})
         key = self.keys.admitted(request)
-        if request.method == "OPTIONS":
-            return preflight_answer(request)
+        if request.method == "OPTIONS":  # a browser asks whether a page may ask as it wants to
+            wanted = re.sub(r"[^A-Za-z0-9_, -]", "", request.headers.get("Access-Control-Request-Headers", ""))
+            local = request.headers.get("Access-Control-Request-Private-Network") == "true"
+            return web.Response(status=204, headers={
+                "Access-Control-Max-Age": "600", "Access-Control-Allow-Headers": wanted,
+                "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE, OPTIONS",
+                **({"Access-Control-Allow-Private-Network": "true"} if local else {})})
         if looks and (match := re.fullmatch(r"(?:/v1)?/models(?:/(.{1,256}))?", request.path)):
             self.dash.upstreams.via(*request.headers.getall("Via", []))  # an upstream that is ourselves lists nothing
             listed = await encoded_by_parts(await self.listed(match[1], key["models"]))
@@ -8180,15 +8144,13 @@ class Routing:
         path, named = split_upstream_path(request)
         if named is None and request.method != "POST" and not looks:
             raise GatewayError(400, "There is nothing here for this method.")
-        with contextlib.ExitStack() as held:
-            return await self.passed_on(request, key, path, named, held)
+        return await self.passed_on(request, key, path, named)
 
-    async def passed_on(self, request: web.BaseRequest, key: Json, path: str, named: Any,
-                        held: contextlib.ExitStack) -> web.StreamResponse:
-        """Pass a request on to the model that its path, its body or its query names; `held` ends when that is sent."""
+    async def passed_on(self, request: web.BaseRequest, key: Json, path: str, named: Any) -> web.StreamResponse:
+        """Pass a request on to the model that its path, its body or its query names."""
         content, queried = None, named or request.query.get("model")
         if request.method not in LOOKS:
-            content = await self.read_body(request, queried is not None, held)
+            content = await self.read_body(request, queried is not None)
             named = named or content.value("model")
         target = await self.target(named or queried, key["models"])
         address = client_address(request, self.dash.config.trusted_proxies)
@@ -8198,12 +8160,10 @@ class Routing:
                     stream=content is not None and content.value("stream") is True,
                     owner=key["name"] or counted_address(address))
         exchange = Exchange(self.dash, call, target, request.method, path, passed_headers(request.headers), content,
-                            request, held)
+                            request)
         with contextlib.nullcontext() if content is None else self.dash.requests.account(call):
             del content  # the exchange drops it as soon as it can
             return await exchange.run()
-
-    # models
 
     async def target(self, named: Any, allowed: list[str] | None = None) -> str | UpstreamModel:
         """The entry or the upstream's model that a client means, of those `allowed` to its key; else GatewayError."""
@@ -8258,20 +8218,17 @@ class Routing:
                          "n_params": row["parameter_count"], "size": row["file_size"],
                          "n_embd": row["embedding_length"], "n_vocab": row["vocabulary_size"]}}
 
-    # bodies
-
-    async def read_body(self, request: web.BaseRequest, named: bool, held: contextlib.ExitStack) -> Body:
-        """The whole body, and what must be known of it; `held` is for as long as it takes memory."""
-        data, ends, announced = bytearray(), time.monotonic() + BODY_TIME, request.content_length or 0
-        held.callback(self.bodies.pop, id(request), None)
+    async def read_body(self, request: web.BaseRequest, named: bool) -> Body:
+        """The whole body, and what must be known of it."""
+        data, ends, announced = BodyBytes(), time.monotonic() + BODY_TIME, request.content_length or 0
+        self.bodies[id(data)] = data
         if request.headers.get("Expect", "").lower() == "100-continue" and request.transport and announced <= MAX_BODY:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         try:
             while True:
-                self.bodies[id(request)] = len(data)
                 if max(announced, len(data)) > MAX_BODY:
                     raise GatewayError(413, f"A request may have at most {MAX_BODY // 2**20} MB.")
-                if sum(self.bodies.values()) > MAX_BODIES:
+                if sum(map(len, self.bodies.values())) > MAX_BODIES:
                     raise GatewayError(503, "Too many large requests are waiting.", code="crowded", retry_after=5)
                 if request.content.at_eof():
                     break
@@ -8315,8 +8272,6 @@ def split_upstream_path(request: web.BaseRequest) -> tuple[str, str | None]:
     return f"/{rest}{mark}{query}", urllib.parse.unquote(name) or "?"
 
 
-# keys
-
 class Keys:
     """The API keys: who may ask the gateway, for which models and how often."""
 
@@ -8326,7 +8281,6 @@ class Keys:
         self.any = False  # whether there is any valid key
         self.spent: dict[int, deque[float]] = {}
         self.used: dict[int, int] = {}
-        self.saved = -math.inf
         self.failures = Failures()
         self.exposed = False  # whether others than this machine can reach the port
         self.load()
@@ -8411,12 +8365,11 @@ class Keys:
                 self.dash.requests.cancel(call, "The key was revoked.", status="failed", code="key_revoked")
         return row
 
-    async def save_used(self, interval: float = 15.0) -> None:
-        """Save when each key was last used, if that was not done within `interval` (s)."""
-        if self.used and time.monotonic() - self.saved >= interval:
-            self.saved, used, self.used = time.monotonic(), {id: at for id, at in self.used.items() if id}, {}
-            with contextlib.suppress(DashError):
-                await asyncio.to_thread(self.dash.db.touch_api_keys, used)
+    async def save_used(self) -> None:
+        """Save when each key was last used."""
+        if self.used:
+            used, self.used = self.used, {}
+            await self.dash.chore("last use of API keys", self.dash.db.touch_api_keys, used)
 
 
 def given_api_keys() -> list[str]:
@@ -9350,7 +9303,7 @@ async def benchmark_timings(dash: Dash, id: str, prompt_tokens: int, generate_to
     """What an engine tells of the time that an answer to random tokens took."""
     draw, size = secrets.SystemRandom(), min(1000, dash.db.get_model(id)["vocabulary_size"] or 1000)  # all plain ones
     for rest in (3, 2, 1, 0):
-        body = {"model": id, "prompt": [draw.randrange(100, size) for _ in range(prompt_tokens)], "stream": False,
+        body = {"model": id, "prompt": [draw.randrange(100, size) for _ in range(prompt_tokens)], "stream": True,
                 "n_predict": generate_tokens, "ignore_eos": True, "cache_prompt": False, "temperature": 0}
         try:
             async with dash.gateway.asked(Call(0, id, "llamadash benchmark", "/completion"), body) as answers:

@@ -7869,8 +7869,9 @@ async def test_what_a_request_can_carry_changes_without_a_load(tmp_path: Path, s
         assert dash.state("wild")["runtime"]["shared_with"] == ["calm"]
         await eventually(lambda: dash.statuses("calm") == dash.statuses("wild") == ["loading", "loaded"])
         for name, tokens in (("calm", 3), ("wild", 5)):
-            async with dash.gateway.asked(llamadash.Call(0, name, "test", "/completion"), {"prompt": "a"}) as answers:
-                [answer] = [item async for item in answers]
+            call = llamadash.Call(0, name, "test", "/completion")
+            async with dash.gateway.asked(call, {"prompt": "a", "stream": True}) as answers:
+                answer = [item async for item in answers][-1]
             assert answer["timings"]["predicted_n"] == tokens
         before = dash.state("calm")["runtime"]["pid"]
         await dash.change("calm", parameters={"temp": 0.5, "predict": 4})
@@ -8485,6 +8486,7 @@ class Metered:
     def __init__(self, dash: StubDash, monkeypatch: pytest.MonkeyPatch, **models: list[str]) -> None:
         self.dash, self.ledger = dash, dash.energy
         self.clock, self.package = dash.energy.at, 1000.0
+        self.calls: dict[str, Any] = {}
         monkeypatch.setattr(time, "monotonic", lambda: self.clock)
         monkeypatch.setattr(llamadash, "processor_meters",
                             lambda: {"package": llamadash.Meter(self.package, None, 1200.0)})
@@ -8509,12 +8511,17 @@ class Metered:
             gpu["energy"] = joules if joules is None else gpu["energy"] + joules
         await self.ledger.count(list(self.dash.sampler.gpus.values())[:len(cards)])
 
-    def begin(self, model: str, **fields: Any) -> llamadash.Call:
+    def begin(self, model: str) -> llamadash.Call:
         """A request for a model that is loaded."""
-        found = llamadash.Call(0, model, "curl", "/v1/completions", admitted_at=self.clock, **fields)
-        self.dash.requests.begin(found)
+        found = llamadash.Call(0, model, f"curl {len(self.calls)}", "/v1/completions", admitted_at=self.clock)
+        self.calls[found.client] = self.dash.requests.account(found)
+        self.calls[found.client].__enter__()
         found.unit = model
         return found
+
+    def end(self, call: llamadash.Call) -> None:
+        """It is answered."""
+        self.calls[call.client].__exit__(None, None, None)
 
     def usage(self) -> dict[str | None, tuple[float | None, float | None]]:
         """The energy of the requests for each model, and without requests; in all under the name `total`."""
@@ -8534,11 +8541,11 @@ async def test_energy_is_split_over_requests_and_models(dash: StubDash, monkeypa
     await machine.passed(10, 100, 100)  # 20 W, nobody asks
     first, second = machine.begin("a"), machine.begin("b")
     machine.clock += 4
-    dash.requests.end(first)
+    machine.end(first)
     await machine.passed(6, 300, 700)  # both for 4 s, then one for 6
     assert second.energy == pytest.approx(1000 * 10 / 14)
     machine.clock += 1
-    dash.requests.end(second)
+    machine.end(second)
     await machine.passed(9, 100, 300)  # one for 1 s; 9 s idle at 20 W
     rows = {row["model"]: row["energy"] for row in dash.db.requests()}
     assert rows == {"a": pytest.approx(1000 * 4 / 14), "b": pytest.approx(1000 * 10 / 14 + 400 - 180)}
@@ -8570,9 +8577,9 @@ async def test_a_card_s_energy_is_of_what_is_on_it(dash: StubDash, monkeypatch: 
     calls = [machine.begin("small"), machine.begin("large")]
     await machine.passed(10, 200, 1000, 3000)
     assert [call.energy for call in calls] == [pytest.approx(1100), pytest.approx(3100)]
-    dash.requests.end(calls[0])
+    machine.end(calls[0])
     machine.clock += 5
-    dash.requests.end(calls[1])
+    machine.end(calls[1])
     await machine.passed(5, 150, 200, 2000)  # the large one for 5 s: 50 J, 1750 J of its card
     usage = machine.usage()
     assert usage["small"] == (pytest.approx(1100), pytest.approx(250 + 25 + 200))
@@ -8583,7 +8590,7 @@ async def test_a_card_s_energy_is_of_what_is_on_it(dash: StubDash, monkeypatch: 
     before, call = usage["total"][0] or 0, machine.begin("large")
     await machine.passed(10, 100, 700, 900)
     assert call.energy == pytest.approx(100 + 700 + 900)
-    dash.requests.end(call)
+    machine.end(call)
     await machine.passed(0.001, 0, 0, 0)
     del dash.pool.residency.units["large"], dash.pool.instances["large"]
     after = machine.usage()
@@ -8603,7 +8610,7 @@ async def test_energy_that_no_meter_tells_is_unknown(dash: StubDash, monkeypatch
     await machine.passed(10, 0, 100, None)
     assert {name: call.energy for name, call in calls.items()} == {"told": 100, "untold": None, "elsewhere": None}
     for call in calls.values():
-        dash.requests.end(call)
+        machine.end(call)
     await machine.passed(10, 0, 50, None)
     assert {row["model"]: row["energy"] for row in dash.db.requests()} == {
         "told": pytest.approx(100), "untold": None, "elsewhere": None}
@@ -14837,8 +14844,8 @@ def feed(dash, number):
         dash.journal.add("warning", "tiny", f"a line of log with the number {number}.{line}")
     if number % 3 == 0:
         call = llamadash.Call(0, "tiny", "replay", "/v1/completions", timestamp=clock[0])
-        dash.requests.begin(call)
-        dash.requests.end(call)
+        with dash.requests.account(call):
+            pass
 
 
 @llamadash.on("replay:run")
