@@ -7497,10 +7497,7 @@ class Consumer:
 
 
 class EnergyLedger:
-    """Splits what each meter counts over the requests in flight and, while there are none, the models in memory.
-
-    A GPU's meter counts for those that are on this GPU alone, the processor's for all.
-    """
+    """Splits what a GPU took over the requests in flight on it, or else the models there; the processor's over all."""
 
     def __init__(self, dash: Dash) -> None:
         self.dash = dash
@@ -8075,14 +8072,13 @@ class Gateway:
         if hint and self.status != "missing":
             hint["text"] = f"This is the embedded CPU engine; install llama.cpp for your GPU: {hint['commands'][0]}"
         shown = build and {key: getattr(build, key) for key in ("id", "kind", "version", "path")}
-        return {"status": self.status, "build": shown, "base_url": self.base_url, "url": self.url,
-                "error": self.error or (build and build.problem),
-                "models_max": config["models_max"], "warnings": list(self.warnings.values()),
-                "unused_gpu": self.dash.builds.unused_gpu(self.dash.sampler.gpus.values()),
-                "hint": hint, "installation": self.dash.builds.installation,
-                "uptime": self.started_at and round(time.monotonic() - self.started_at),
-                "api_key_required": self.keys.required(), "waiting": len(self.dash.requests.waiting),
-                "devices": self.dash.pool.memory.devices(), "upstreams": self.dash.upstreams.as_json()}
+        return {"status": self.status, "error": self.error or (build and build.problem), "build": shown, "hint": hint,
+                "installation": self.dash.builds.installation, "warnings": list(self.warnings.values()),
+                "unused_gpu": self.dash.builds.unused_gpu(self.dash.sampler.gpus.values()), "url": self.url,
+                "base_url": self.base_url, "uptime": self.started_at and round(time.monotonic() - self.started_at),
+                "models_max": config["models_max"], "api_key_required": self.keys.required(),
+                "waiting": len(self.dash.requests.waiting), "devices": self.dash.pool.memory.devices(),
+                "upstreams": self.dash.upstreams.as_json()}
 
     async def publish(self) -> None:
         """Broadcast the requests and the engine's record, where they have changed."""
