@@ -3776,15 +3776,12 @@ class FoundFile(NamedTuple):
     mtime: int  # ns
 
 
-Report = Callable[[int, int], object]  # told of each step of a scan: of how many files how many are done
+Report = Callable[[int, int], object]  # told with each step how many of how many files are done; may raise to end it
 
 
 @dataclass(eq=False, repr=False)
 class Walk:
-    """A walk through a folder: the GGUF files in it, and what cannot be used. No link to a folder is followed.
-
-    It calls `report` with every step; what that raises ends it.
-    """
+    """A walk through a folder: the GGUF files in it, and what cannot be used. No link to a folder is followed."""
     root: str  # the folder, without links
     inside: Iterable[str] = ()  # where links may lead beside it
     mounts: Iterable[str] = ()  # folders that are left out
@@ -3874,10 +3871,7 @@ class Walk:
 
 
 class Scan:
-    """What the files that `walks` found are; those that a row of `known` still describes are not opened again.
-
-    It calls `report` for every file; what that raises ends it.
-    """
+    """What the files that `walks` found are; those that a row of `known` still describes are not opened again."""
 
     def __init__(self, walks: list[Walk], known: Iterable[Json], report: Report = lambda done, total: None) -> None:
         self.files = {file.path: file for walk in walks for file in walk.files}
@@ -3886,7 +3880,7 @@ class Scan:
         self.rows = {row["path"]: row for row in known}
         self.projectors = {row["projector"]: row["projector_size"] for row in self.rows.values() if row["projector"]}
         self.report = report
-        self.total = 0  # files to look at
+        self.total = 0  # models, or what may be one
         self.offers: dict[str, list[str]] = {}  # by model, the projectors that may belong to it
         self.models: list[Json] = []  # the rows of what was found, without what the user chose (id, name, …)
         self.skipped: list[Json] = []  # {path, reason} of `reasons`
@@ -4316,7 +4310,9 @@ class Library(Folders):
             self.waiting = None
             started, before, rows = time.monotonic(), self.lost, self.dash.db.models()
             scan = await self.find(rows)
-            ignored = [path for path in self.ignored() if path in scan.files or self.problem(path)]
+            roots = [walk.root for walk in self.known.values()]
+            ignored = [path for path in self.ignored() if path in scan.files or self.problem(path)
+                       or not any(within(path, root) for root in roots)]
             if ignored != self.ignored():  # one is gone from its folder: what comes there next is another
                 self.dash.db.set_meta("ignored_paths", ignored)
             models = [model for model in scan.models if model["path"] not in ignored]

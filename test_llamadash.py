@@ -5122,6 +5122,25 @@ def test_delete_from_the_list(stocked: StubDash) -> None:
         stocked.ask("models:delete", id="nothing")
 
 
+def test_what_is_off_the_list_stays_off_while_its_folder_is_away(stocked: StubDash) -> None:
+    """Be it gone or no folder for models for a while; another file that comes in its place is listed."""
+    stocked.ask("models:scan")
+    stocked.ask("models:delete", id="a")
+    folder, path = stocked.models_folder, stocked.models_folder / "a.gguf"
+    away = folder.rename(folder.with_name("away"))
+    stocked.ask("models:scan")
+    away.rename(folder)
+    assert stocked.ask("models:scan")["total"] == 1
+    stocked.engine_values["models_dirs"], before = [], stocked.engine_values["models_dirs"]
+    stocked.ask("models:scan")
+    stocked.engine_values["models_dirs"] = before
+    assert stocked.ask("models:scan")["total"] == 1
+    path.rename(folder / "a.away")
+    stocked.ask("models:scan")
+    (folder / "a.away").rename(path)
+    assert stocked.ask("models:scan")["total"] == 2
+
+
 def test_delete_with_files(stocked: StubDash) -> None:
     """All shards go, and the projector once no other model needs it; the freed bytes are told."""
     folder = stocked.models_folder / "vision"
