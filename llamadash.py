@@ -1598,18 +1598,20 @@ class DatabaseFile(Statements):
         self.marks.add(mark := json.dumps(secrets.token_hex(8)))
         self.set_meta("mark", json.loads(mark))
         with self.explained(), contextlib.closing(sqlite3.connect(self.path)) as db:
-            _, pages, folded = db.execute("PRAGMA wal_checkpoint").fetchone()
-        if pages == folded:  # the file alone holds all of it, and so this mark or a later one
+            _, pages, folded = db.execute("PRAGMA wal_checkpoint").fetchone()  # both -1 where another one is under way
+        if 0 < pages == folded:  # the file alone has all of it, and so this mark
             self.marks = {mark}
 
     def see_own_content(self) -> None:
         """End all saving where the file has other content than ours: what it held cannot be written again."""
-        for pause in (0.1, 0.1, 0):  # another program's checkpoint may be under way
+        written = None
+        while written != (now := os.stat(self.path).st_mtime_ns):  # by another program's checkpoint, or a copy, maybe
             with self.lock, self.explained(), not_ours(), contextlib.closing(
                     read_only(self.path, "&immutable=1")) as db:
                 if any(mark in self.marks for (mark,) in db.execute("SELECT value FROM metadata WHERE key = 'mark'")):
                     return
-            time.sleep(pause)
+            written = now
+            time.sleep(0.5)
         self.lost = self.notice = (f"{self.path} was overwritten while llamadash ran: nothing is saved any more. "
                                    "Restart llamadash: it goes on with what is there now.")
         log.error("%s", self.notice)
@@ -1706,7 +1708,6 @@ class ModelRows(DatabaseFile):
 class MetricRows(DatabaseFile):
     """Samples of the machine, and the averages of them that are kept for longer."""
 
-    series_seen: set[str] | None = None
     last_minute = -1  # of which a sample was saved
 
     def add_metrics(self, metrics: Json, timestamp: int | None = None) -> None:
@@ -1717,7 +1718,7 @@ class MetricRows(DatabaseFile):
         with self.transaction() as db:
             insert(db, "metrics", {"resolution": 0, "timestamp": timestamp, "samples": 1, **values,
                                    **{f"{name}_max": value for name, value in values.items()}}, replace=True)
-        self.series_with_values().update(values)
+        self.series_seen.update(values)
         self.clock.now()  # a jump is noticed at the next sample
         if timestamp // ROLL_UPS[0] != self.last_minute:
             self.roll_up(timestamp)
@@ -1726,7 +1727,7 @@ class MetricRows(DatabaseFile):
     def roll_up(self, until: int) -> None:
         """Make those averages of each width that are complete at `until` and not there yet, from the single samples."""
         until = min(until, self.clock.now()) if self.clock.doubt else until
-        seen = [name for name in SERIES if name in self.series_with_values()]
+        seen = [name for name in SERIES if name in self.series_seen]
         columns = "".join(f", {name}, {name}_max" for name in seen)
         averages = "".join(f", AVG({name}), MAX({name}_max)" for name in seen)
         with self.transaction() as db:
@@ -1743,15 +1744,13 @@ class MetricRows(DatabaseFile):
                           "WHERE resolution = ? AND timestamp < ?", (width, width, before))
         return int(row["end"])
 
-    def series_with_values(self) -> set[str]:
+    @functools.cached_property
+    def series_seen(self) -> set[str]:
         """The series that ever had a value: few machines have MAX_GPUS, and an empty column costs time as well."""
-        with self.lock:
-            if self.series_seen is None:
-                [row] = self.rows(f"SELECT {', '.join(f'COUNT({name}) AS {name}' for name in SERIES)} FROM metrics "
-                                  "WHERE resolution = ? OR (resolution = 0 AND timestamp >= ?)",
-                                  (ROLL_UPS[-1], self.rolled_up(ROLL_UPS[-1], now_ms())))
-                self.series_seen = {name for name, count in row.items() if count}
-            return self.series_seen
+        [row] = self.rows(f"SELECT {', '.join(f'COUNT({name}) AS {name}' for name in SERIES)} FROM metrics "
+                          "WHERE resolution = ? OR (resolution = 0 AND timestamp >= ?)",
+                          (ROLL_UPS[-1], self.rolled_up(ROLL_UPS[-1], now_ms())))
+        return {name for name, count in row.items() if count}
 
     def metrics_history(self, from_ms: int, to_ms: int, points: int, series: Sequence[str] | None = None,
                         *, interval: float = 10.0, minutes_kept: int = 30 * DAY) -> Json:
@@ -1759,13 +1758,12 @@ class MetricRows(DatabaseFile):
 
         There are at most `points` buckets, none narrower than `interval`, the seconds between samples.
         """
-        wanted = [name for name in SERIES if name in (self.series_with_values() if series is None else series)]
+        wanted = [name for name in SERIES if name in (self.series_seen if series is None else series)]
         ideal = max((to_ms - from_ms) / max(points - 1, 1), interval * 1000)
         age = now_ms() - from_ms
         finest = 0 if age <= min(RAW_KEPT, minutes_kept) else ROLL_UPS[0] if age <= minutes_kept else ROLL_UPS[1]
         width = max(finest, *(width for width in (0, *ROLL_UPS) if width <= ideal))  # of the averages; 0: samples
-        step = width or 1000
-        bucket = max(math.ceil(ideal / step) * step, step)
+        bucket = math.ceil(ideal / (width or 1000)) * (width or 1000)
         rows = self.buckets(wanted, width, bucket, from_ms - from_ms % bucket, to_ms)[-points:]
         times, *lists = map(list, zip(*rows, strict=True)) if rows else [[] for _ in range(1 + 2 * len(wanted))]
         found = {name: {"avg": lists[2 * at], "max": lists[2 * at + 1]} for at, name in enumerate(wanted)
