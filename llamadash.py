@@ -10937,15 +10937,15 @@ async def alerts_test(dash: Dash) -> Json:
 SOCKET_PATH = "/llamaproxws"
 PING_INTERVAL, PING_TIMEOUT = 25, 60  # seconds, as every Socket.IO client is told on connecting
 MAX_MESSAGE = 1_000_000  # bytes of one incoming message: a pasted book chapter fits, a memory bomb does not
+MAX_CONNECT = 8192  # characters of the one that authenticates
 MAX_UNSENT = 4_000_000  # bytes waiting for one client: more, and it is not reading
 LONG_MESSAGE = 250_000  # bytes of a message that may wait longer than others, and until which no request is taken
 MAX_LONG_UNSENT = 16_000_000  # bytes of such messages: a list of thousands of models is as large, for a slow line
-UNREAD_TIME = 30.0  # seconds in which a client reads something of what waits for it
+UNREAD_TIME = 30.0  # s in which a client reads something of what waits for it
 MANY_ITEMS = 200  # of a list, that are written as JSON at once, in some milliseconds
 AUTH_DEADLINE = 10.0  # seconds in which a new socket must authenticate
 CLOSE_GRACE = 1.0  # seconds between a refusal, or a close, and the end of the TCP connection
-RECOVERY_TIME = 120.0  # seconds for which missed broadcasts are kept
-RECOVERY_BYTES = 4_000_000  # of missed broadcasts, at most
+RECOVERY_TIME, RECOVERY_BYTES = 120.0, 4_000_000  # for which missed broadcasts are kept (s), and of which, at most
 REQUEST_SIZE = 20_000  # characters of a message that count as one more request, for parsing takes time as well
 MAX_IDLE = 32  # messages from one ping of ours to the next that ask for nothing: pongs, pings, acknowledgements
 MAX_RUNNING = 64  # requests of one client that may be under way at the same time
@@ -10957,7 +10957,6 @@ JSON_DECODER = json.JSONDecoder()
 # json.dumps makes a new encoder for each call that is not all defaults.
 STRICT_JSON = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False, check_circular=False,
                                default=lambda value: bytes.decode(value, errors="replace"))  # from a damaged row
-MAX_CONNECT = 8192  # characters of the message that authenticates
 MAX_BRACKETS = 50_000  # lists and objects in one message: pasted source has fewer, and each takes a microsecond
 
 
@@ -11176,21 +11175,16 @@ class Hub:
         LimitedProtocol.expect(client.request, math.inf)
 
     def welcome(self, client: Client, established: Json, auth: Json) -> None:
-        """Tell a client that it is in, give it what it missed by its `auth`, and let it take part in broadcasts."""
-        missed = self.missed(auth.get("epoch"), auth.get("seq"))
-        self.clients[client.id] = client
-        told = {"epoch": self.epoch, "seq": self.seq, "recovered": missed is not None, "version": __version__}
-        self.send(client, "connection:established", told | established)
-        for frame in missed or []:
-            client.write(frame)
-
-    def missed(self, epoch: Any, last: Any) -> list[bytes] | None:
-        """The broadcasts of this `epoch` after the `last` one in order; None where they are not all known."""
+        """Let a client take part in broadcasts, and give it those that it missed by its `auth`, if all are known."""
         self.forget()
+        self.clients[client.id] = client
+        last: Any = auth.get("seq")
         oldest = self.history[0][0] if self.history else self.seq + 1
-        if epoch != self.epoch or type(last) is not int or not oldest - 1 <= last <= self.seq:
-            return None
-        return [frame for seq, _, frame in self.history if seq > last]
+        recovered = auth.get("epoch") == self.epoch and type(last) is int and oldest - 1 <= last <= self.seq
+        told = {"epoch": self.epoch, "seq": self.seq, "recovered": recovered, "version": __version__}
+        self.send(client, "connection:established", told | established)
+        for frame in [frame for seq, _, frame in self.history if recovered and seq > last]:
+            client.write(frame)
 
     def forget(self) -> None:
         """Drop the broadcasts that are too old, or too many, to be asked for again."""
@@ -11368,9 +11362,8 @@ def request_data(request: Any) -> Json:
     """The `data` of a request's envelope; InvalidRequest where the envelope is none."""
     if not isinstance(request, dict):
         raise InvalidRequest("A request is an object {requestId, data, timestamp}.", field="data")
-    for name in request:
-        if name not in ("requestId", "data", "timestamp"):
-            raise InvalidRequest(f"unknown field: {name[:64]}", field=name[:64])
+    for name in request.keys() - {"requestId", "data", "timestamp"}:
+        raise InvalidRequest(f"unknown field: {name[:64]}", field=name[:64])
     if "requestId" in request and request_id(request) is None:
         raise InvalidRequest("requestId must be a text of at most 128 characters", field="requestId")
     if type(request.get("timestamp", 0)) not in (int, float):
@@ -11456,9 +11449,9 @@ class WebFile:
     """One file of the client, ready to be sent."""
 
     def __init__(self, name: str, body: bytes) -> None:
-        self.body = body
-        self.etag = f'"{hashlib.sha256(body).hexdigest()[:20]}"'
-        self.content_type = CONTENT_TYPES.get(posixpath.splitext(name)[1], "application/octet-stream")
+        self.body, self.etag = body, f'"{hashlib.sha256(body).hexdigest()[:20]}"'
+        self.headers = {"ETag": self.etag, "Vary": "Accept-Encoding", "Content-Type":
+                        CONTENT_TYPES.get(posixpath.splitext(name)[1], "application/octet-stream")}
 
     @functools.cached_property
     def gzipped(self) -> bytes | None:
@@ -11654,36 +11647,34 @@ class ListenerLog(logging.LoggerAdapter):  # type: ignore[type-arg]  # which tak
             super().log(level, msg, *args, exc_info=exc_info, **options)
 
 
-# What it is told of a sample, and of each of its GPUs: by field the name, and the factor.
+# How a sample's values are called there, and those of each GPU; a ratio is a percentage here.
 PROMETHEUS_MACHINE = {
-    "cpu_usage": ("cpu_usage_ratio", 0.01), "memory_used": ("memory_used_bytes", 1),
-    "memory_total": ("memory_size_bytes", 1), "disk_used": ("disk_used_bytes", 1), "disk_total": ("disk_size_bytes", 1),
-    "requests_processing": ("requests_running", 1), "requests_deferred": ("requests_waiting", 1),
-    "active_models": ("models_loaded", 1)}
+    "cpu_usage": "cpu_usage_ratio", "memory_used": "memory_used_bytes", "memory_total": "memory_size_bytes",
+    "disk_used": "disk_used_bytes", "disk_total": "disk_size_bytes", "requests_processing": "requests_running",
+    "requests_deferred": "requests_waiting", "active_models": "models_loaded"}
 PROMETHEUS_GPU = {
-    "utilization": ("gpu_utilization_ratio", 0.01), "memory_used": ("gpu_memory_used_bytes", 1),
-    "memory_total": ("gpu_memory_size_bytes", 1), "temperature": ("gpu_temperature_celsius", 1),
-    "power": ("gpu_power_watts", 1), "energy": ("gpu_energy_joules_total", 1)}
+    "utilization": "gpu_utilization_ratio", "memory_used": "gpu_memory_used_bytes", "power": "gpu_power_watts",
+    "memory_total": "gpu_memory_size_bytes", "temperature": "gpu_temperature_celsius",
+    "energy": "gpu_energy_joules_total"}
 
 
 def prometheus_text(metrics: Json, totals: Mapping[tuple[str, str, str], int]) -> str:
     """A sample, and what was counted since the start, in Prometheus's format; what is unknown is left out."""
     flat, last, lines = {**metrics, **(metrics.get("engine") or {})}, "", list[str]()
-    samples: list[tuple[str, float, Json, Any]] = [
-        *((*told, {}, flat.get(key)) for key, told in PROMETHEUS_MACHINE.items()),
-        *((*told, {"gpu": gpu["index"], "name": gpu["name"]}, gpu.get(key))
-          for key, told in PROMETHEUS_GPU.items() for gpu in metrics.get("gpus") or []),
-        *((name, 1, {"model": model, "kind": kind}, count) for (name, model, kind), count in sorted(totals.items()))]
-    for name, factor, labels, value in samples:
-        if value is None:
-            continue
+    samples = [
+        *((name, {}, flat.get(key)) for key, name in PROMETHEUS_MACHINE.items()),
+        *((name, {"gpu": gpu["index"], "name": gpu["name"]}, gpu.get(key))
+          for key, name in PROMETHEUS_GPU.items() for gpu in metrics.get("gpus") or []),
+        *((name, {"model": model, "kind": kind}, count) for (name, model, kind), count in sorted(totals.items()))]
+    for name, labels, value in (sample for sample in samples if sample[2] is not None):
         if name != last:
             lines += [f"# HELP llamadash_{name} {name.replace('_', ' ').capitalize()} of llamadash's machine.",
                       f"# TYPE llamadash_{name} {'counter' if name.endswith('_total') else 'gauge'}"]
         last = name
         pairs = ",".join(f"{label}={json.dumps(clean_text(str(text)), ensure_ascii=False)}"  # escaped as JSON's texts
                          for label, text in labels.items())
-        lines.append(f"llamadash_{name}{pairs and f'{{{pairs}}}'} {value * factor}")
+        number = value / 100 if name.endswith("_ratio") else value
+        lines.append(f"llamadash_{name}{pairs and f'{{{pairs}}}'} {number}")
     return "\n".join([*lines, ""])
 
 
@@ -11807,8 +11798,8 @@ class WebServer:
         file, immutable = (None, False) if is_hostile_path(raw) else self.files.find(raw, self.dash.settings()["theme"])
         if file is None:
             return web.Response(status=404, text="There is no such file.\n")
-        headers = {"Cache-Control": "public, max-age=31536000, immutable" if immutable else "no-cache",
-                   "ETag": file.etag, "Vary": "Accept-Encoding", "Content-Type": file.content_type}
+        headers = {**file.headers,
+                   "Cache-Control": "public, max-age=31536000, immutable" if immutable else "no-cache"}
         if file.etag in request.headers.get("If-None-Match", ""):
             return web.Response(status=304, headers=headers)
         if file.gzipped and "gzip" in request.headers.get("Accept-Encoding", ""):
@@ -12350,7 +12341,7 @@ class Dash:
               details: Json | None = None) -> None:
         """Put into the timeline what happened, now; it is saved and told to everybody in a moment."""
         self.unsaved_events.append({"timestamp": now_ms(), "kind": kind, "model": model, "reason": reason,
-                            "details": details or {}})
+                                    "details": details or {}})
         self.pool.changed.set()
         if alert := kind if kind in ("crashed", "failed") else (details or {}).get("alert"):
             self.alerts.tell(alert, f"{model} {kind}: {reason}" if model else str(reason), model)
@@ -13059,12 +13050,10 @@ def open_database(config: Config) -> Database:
     config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         return Database(path, repair=False)  # as it nearly always is: a server that starts now need not wait
-    except DatabaseDamaged as problem:
-        try:
-            with contextlib.closing(FolderLock(config.data_dir)):
-                return Database(path)
-        except AlreadyRunning:
-            raise problem from None
+    except DatabaseDamaged:
+        with contextlib.suppress(AlreadyRunning), contextlib.closing(FolderLock(config.data_dir)):
+            return Database(path)
+        raise
 
 
 def print_link(config: Config, *, new: bool) -> None:
