@@ -11011,9 +11011,9 @@ class Client:
     """
     closed = False
 
-    def __init__(self, hub: Hub, request: web.Request, transport: asyncio.Transport) -> None:
-        self.hub, self.request, self.transport = hub, request, transport
-        self.id, self.address = secrets.token_hex(16), ""
+    def __init__(self, hub: Hub, request: web.BaseRequest, transport: asyncio.Transport, address: str) -> None:
+        self.hub, self.request, self.transport, self.address = hub, request, transport, address
+        self.id = secrets.token_hex(16)
         self.waits = transport.get_write_buffer_size  # the bytes that are there for the other side to read
         self.session_id: str | None = None
         self.established: Json | None = None  # what it is told once it has authenticated
@@ -11030,14 +11030,10 @@ class Client:
     async def run(self) -> web.StreamResponse:
         """Serve this socket until one side ends it."""
         server, hub = self.hub.sio.eio, self.hub
-        try:
-            await self.messages.prepare(self.request)
-        except (OSError, web.HTTPException):
-            hub.refused["failed upgrades"] += 1
-            return web.Response(status=400, text="This is a WebSocket.\n")
         hub.connections.add(self)
         server.sockets[self.id] = self
         try:
+            await self.messages.prepare(self.request)
             self.write(text_frame(b"0" + encoded({
                 "sid": self.id, "upgrades": [], "pingInterval": PING_INTERVAL * 1000,
                 "pingTimeout": PING_TIMEOUT * 1000, "maxPayload": MAX_MESSAGE})))
@@ -11047,6 +11043,9 @@ class Client:
                 self.transport.pause_reading()  # a flood waits: its next connection would cost more than this one
                 asyncio.get_running_loop().call_later(CLOSE_GRACE * (self.idle > MAX_IDLE), self.transport.abort)
                 await asyncio.sleep(2 * CLOSE_GRACE)  # which ends with the connection; aiohttp has nothing to say to it
+        except (OSError, web.HTTPException):
+            hub.refused["failed upgrades"] += 1
+            return web.Response(status=400, text="This is a WebSocket.\n")
         finally:
             self.closed = True
             hub.connections.remove(self)
@@ -11161,14 +11160,13 @@ class Hub:
 
     async def connect(self, sid: str, environ: Json, auth: Any = None) -> None:
         """Admit a client whose credentials are good; refuse it with a code otherwise."""
-        client, credentials = environ["llamadash.client"], auth or {}
-        client.address = address = client_address(client.request, self.dash.config.trusted_proxies)
+        client = environ["llamadash.client"]
         try:
-            admitted = await self.dash.access.admit(credentials, address)
+            admitted = await self.dash.access.admit(auth or {}, client.address)
             await self.dash.web.refresh()  # whose version it is told
             admitted["features"] = self.dash.features()
         except Exception as problem:
-            self.refused[f"failed logins from {address}"] += 1
+            self.refused[f"failed logins from {client.address}"] += 1
             told = failure_of("connect", problem)
             raise socketio.exceptions.ConnectionRefusedError(str(told), {"code": told.code, **told.details}) from None
         client.session_id, client.established = admitted.pop("session_id"), admitted
@@ -11538,10 +11536,7 @@ def site_of(text: str) -> Site | None:
     return Site(match[1], match[2].rstrip("."), "" if match[3] == DEFAULT_PORTS.get(match[1]) else match[3] or "")
 
 
-AnyRequest = TypeVar("AnyRequest", web.BaseRequest, web.Request)
-
-
-def below_base(request: AnyRequest, bases: tuple[str, ...]) -> AnyRequest:
+def below_base(request: web.BaseRequest, bases: tuple[str, ...]) -> web.BaseRequest:
     """`request` with what its path has below one of the `bases`, where a proxy passes these on."""
     for base in bases:
         if request.raw_path.startswith(f"{base}/"):
@@ -11683,7 +11678,6 @@ class WebServer:
 
     def __init__(self, dash: Dash) -> None:
         self.dash = dash
-        self.sockets: collections.Counter[str] = collections.Counter()
         self.proxies = dash.config.trusted_proxies
         self.limits = ConnectionLimits(
             dash.hub.refused, CONNECTIONS_PER_SOCKET * dash.config.sockets_per_address, self.proxies)
@@ -11693,9 +11687,6 @@ class WebServer:
         own = self.name.lower()
         self.hosts = {"localhost", own, own.split(".")[0], f"{own.split('.')[0]}.local",
                       *(name.lower().rstrip(".") for name in dash.config.allow_hosts)}
-        self.app = web.Application(middlewares=[self.guard], client_max_size=1024)
-        self.app.router.add_route("*", "/{path:.*}", self.static)
-        self.app.on_response_prepare.append(self.secure)
 
     async def refresh(self) -> None:
         """Look at the client's files again, where that was not just done; at first when somebody wants one."""
@@ -11703,13 +11694,13 @@ class WebServer:
             if time.monotonic() - self.files.looked >= REFRESH_PAUSE and not (CARRIED_WEB and self.files.files):
                 await asyncio.to_thread(self.files.refresh)
 
-    async def secure(self, _request: web.Request, response: web.StreamResponse) -> None:
-        """Add the security headers to every response."""
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer a request, with the security headers."""
+        response = await self.answer(request)
         response.headers.update({**SECURITY_HEADERS, **(PAGE_HEADERS if response.content_type == "text/html" else {})})
+        return response
 
-    @web.middleware
-    async def guard(self, request: web.Request,
-                    handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> web.StreamResponse:
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Refuse a foreign Host anywhere, and a foreign Origin or one socket too many at the socket."""
         LimitedProtocol.expect(request)
         if problem := self.host_problem(request):
@@ -11720,7 +11711,7 @@ class WebServer:
             return web.Response(status=308, headers={"Location": place})
         request = below_base(request, self.dash.config.base_paths)
         if request.path.rstrip("/") != SOCKET_PATH:
-            return await handler(request)
+            return await self.static(request)
         if problem := self.origin_problem(request):
             return web.Response(status=403, text=self.dash.hub.explain("foreign origins", problem))
         if request.method != "GET":
@@ -11729,15 +11720,12 @@ class WebServer:
             return web.Response(status=400, text=self.dash.hub.explain("failed upgrades", NO_WEBSOCKET))
         if (request.query.get("EIO"), request.query.get("transport")) != ("4", "websocket") or not request.transport:
             return web.Response(status=400, text="This is Socket.IO, version 4, over a WebSocket.\n")
-        address = counted_address(client_address(request, self.proxies))
-        if self.sockets[address] >= self.dash.config.sockets_per_address:
-            self.dash.hub.refused["sockets too many from one address"] += 1
+        hub, address = self.dash.hub, client_address(request, self.proxies)
+        counted = [counted_address(other.address) for other in hub.connections]
+        if counted.count(counted_address(address)) >= self.dash.config.sockets_per_address:
+            hub.refused["sockets too many from one address"] += 1
             return web.Response(status=503, text="Too many connections from here.\n", headers={"Retry-After": "10"})
-        self.sockets[address] += 1
-        try:
-            return await Client(self.dash.hub, request, request.transport).run()
-        finally:
-            self.sockets -= collections.Counter([address])
+        return await Client(hub, request, request.transport, address).run()
 
     def host_problem(self, request: web.BaseRequest) -> str | None:
         """Why the name that a request names us by is refused; None where it is one of this machine, or allowed."""
@@ -11789,7 +11777,7 @@ class WebServer:
         return (f"This page may not connect: {seen}. If a proxy is in between, let it say what it was asked for "
                 f"(nginx: {' '.join(lines)}){trust}. If that site is yours, --allow-origin {page} lets it in.")
 
-    async def static(self, request: web.Request) -> web.Response:
+    async def static(self, request: web.BaseRequest) -> web.Response:
         """A file of the client, or its page for every path that has no extension."""
         if request.method not in ("GET", "HEAD"):
             return web.Response(status=405, text="Nothing here but the client.\n", headers={"Allow": "GET, HEAD"})
@@ -11806,10 +11794,13 @@ class WebServer:
             return web.Response(body=file.gzipped, headers={**headers, "Content-Encoding": "gzip"})
         return web.Response(body=file.body, headers=headers)
 
-    async def metrics(self, request: web.Request) -> web.Response:
+    async def metrics(self, request: web.BaseRequest) -> web.Response:
         """What Prometheus is told: the latest sample, which is taken anyway."""
+        LimitedProtocol.expect(request)
         if problem := self.host_problem(request):
             return web.Response(status=421, text=f"{problem}\n")
+        if request.path != "/metrics":
+            return web.Response(status=404, text="There is nothing but /metrics.\n")
         text = prometheus_text(self.dash.sampler.latest or {}, self.dash.requests.totals)
         return web.Response(body=text.encode("utf-8", "replace"), headers={
             "Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
@@ -12394,12 +12385,11 @@ class Dash:
             self.tls = await asyncio.to_thread(tls_context, self.config.tls_cert, self.config.tls_key)
             if self.tls:  # for each connection the one that was read last
                 self.tls.sni_callback = lambda connection, _name, _first: setattr(connection, "context", self.tls)
-            port = await listen(stack, self.web.app, self.web.limits, self.config.host, self.config.port, tls=self.tls)
+            place = self.config.host, self.config.port
+            port = await listen(stack, self.web.handle, self.web.limits, *place, tls=self.tls)
             if self.config.prometheus:
-                app = web.Application()
-                app.router.add_get("/metrics", self.web.metrics)
-                await listen(stack, app, ConnectionLimits(self.hub.refused, per_address=16, exempt=()),
-                             *self.config.prometheus, option="--prometheus")
+                limits = ConnectionLimits(self.hub.refused, per_address=16, exempt=())
+                await listen(stack, self.web.metrics, limits, *self.config.prometheus, option="--prometheus")
             stack.push_async_callback(self.end_tasks)
             stack.push_async_callback(self.hub.close)
             stack.push_async_callback(self.gateway.close)
@@ -12435,8 +12425,9 @@ class Dash:
         return {"journal": self.journal.run, "connections": self.hub.run, "sampler": self.sampler.run,
                 "opening the API": self.open_api, "model folders": self.library.run, "residency": self.pool.run,
                 "engine events": self.pool.publish, "schedules": functools.partial(keep_schedules, self),
-                "upstreams": self.upstreams.run, "housekeeping": self.keep_house, "downloads": self.downloads.run,
-                "files": functools.partial(keep_files, self), "watchdog": functools.partial(watchdog, self),
+                "upstreams": self.upstreams.run, "downloads": self.downloads.run,
+                "housekeeping": functools.partial(keep_house, self), "files": functools.partial(keep_files, self),
+                "watchdog": functools.partial(watchdog, self),
                 **{f"alerts to {target.name}": target.run for target in self.alerts.targets}}
 
     async def open_api(self) -> None:
@@ -12446,21 +12437,6 @@ class Dash:
                 await self.gateway.start()
                 return
             await asyncio.sleep(ADDRESS_PAUSE)
-
-    async def keep_house(self) -> None:
-        """Make daily backups and delete what is too old, now and then."""
-        await asyncio.sleep(PRUNE_DELAY)
-        while True:
-            if made := await self.chore("backup", self.db.daily_backup):
-                self.event("backup", reason=made.name)
-            await self.chore("deletion of what is too old", self.db.prune, self.settings())
-            # one that was renewed, where the pair fits, serves connections from now on
-            self.tls = await self.chore("the certificate is not renewed", tls_context,
-                                        self.config.tls_cert, self.config.tls_key) or self.tls
-            await self.chore("attachments", lambda: self.chats.attachments.delete_unnamed(self.db.attachments()))
-            await self.downloads.look_for_newer()
-            await self.installer.look_for_newer()
-            await asyncio.sleep(PRUNE_INTERVAL)
 
     async def chore(self, name: str, work: Callable[..., Result], *arguments: Any) -> Result | None:
         """Do a piece of housekeeping, in a thread; what keeps it from that is logged."""
@@ -12481,18 +12457,18 @@ class Dash:
             await asyncio.wait(self.tasks, timeout=STOP_TASKS)
 
 
-async def listen(stack: contextlib.AsyncExitStack, app: web.Application, limits: ConnectionLimits, host: str, port: int,
-                 *, option: str = "--port", tls: ssl.SSLContext | None = None) -> int:
-    """Serve `app` until `stack` ends, and return the port; DashError with an `exit_code` where that cannot be."""
-    runner = web.AppRunner(app, access_log=None, logger=ListenerLog(limits.refused), shutdown_timeout=0.1,
-                           handler_cancellation=True, keepalive_timeout=KEEPALIVE_TIME,
-                           max_line_size=2048, lingering_time=0)  # its router takes milliseconds for longer ones
+async def listen(stack: contextlib.AsyncExitStack, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+                 limits: ConnectionLimits, host: str, port: int, *, option: str = "--port",
+                 tls: ssl.SSLContext | None = None) -> int:
+    """Serve by `handler` until `stack` ends, and return the port; DashError with an `exit_code` where that fails."""
+    http = web.Server(handler, logger=ListenerLog(limits.refused), access_log=None, handler_cancellation=True,
+                      keepalive_timeout=KEEPALIVE_TIME, max_line_size=2048, lingering_time=0)
+    runner = web.ServerRunner(http, shutdown_timeout=0.1)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
-    assert runner.server
     try:
         server = await asyncio.get_running_loop().create_server(
-            functools.partial(LimitedProtocol, limits, runner.server), host, port, ssl=tls,
+            functools.partial(LimitedProtocol, limits, http), host, port, ssl=tls,
             ssl_handshake_timeout=REQUEST_DEADLINE if tls else None, backlog=16)  # which are accepted at once
     except OSError as problem:
         if problem.errno not in (errno.EADDRINUSE, errno.EACCES):
@@ -12538,6 +12514,22 @@ def tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | 
     except OSError as problem:
         raise WrongUsage(f"{problem.filename or key} cannot be read: {problem.strerror}") from problem
     return context
+
+
+async def keep_house(dash: Dash) -> None:
+    """Make daily backups and delete what is too old, now and then."""
+    await asyncio.sleep(PRUNE_DELAY)
+    while True:
+        if made := await dash.chore("backup", dash.db.daily_backup):
+            dash.event("backup", reason=made.name)
+        await dash.chore("deletion of what is too old", dash.db.prune, dash.settings())
+        # one that was renewed, where the pair fits, serves connections from now on
+        dash.tls = await dash.chore("the certificate is not renewed", tls_context,
+                                    dash.config.tls_cert, dash.config.tls_key) or dash.tls
+        await dash.chore("attachments", lambda: dash.chats.attachments.delete_unnamed(dash.db.attachments()))
+        await dash.downloads.look_for_newer()
+        await dash.installer.look_for_newer()
+        await asyncio.sleep(PRUNE_INTERVAL)
 
 
 async def keep_files(dash: Dash) -> None:

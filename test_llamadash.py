@@ -2113,7 +2113,7 @@ async def test_pruning_does_not_need_a_backup(dash: StubDash, monkeypatch: pytes
     for name in ("PRUNE_DELAY", "PRUNE_INTERVAL"):
         monkeypatch.setattr(llamadash, name, 0.01)
     (dash.config.data_dir / "backups").write_text("no folder")
-    task = dash.spawn(dash.keep_house(), "housekeeping")
+    task = dash.spawn(llamadash.keep_house(dash), "housekeeping")
     for number in range(3):
         dash.db.add_logs([{"id": 1000 + number, "timestamp": 1, "level": "info", "source": "engine", "message": "x"}])
         await eventually(lambda: not dash.db.rows("SELECT id FROM logs"), "pruned")
@@ -13742,7 +13742,7 @@ async def test_a_login_that_fails_by_a_fault_of_ours_is_answered(
     """The client is told and let go, the log says what it was, and the next one is let in."""
     async with contextlib.AsyncExitStack() as stack:
         dash.start_logging(stack)
-        port = await llamadash.listen(stack, dash.web.app, dash.web.limits, "127.0.0.1", 0)
+        port = await llamadash.listen(stack, dash.web.handle, dash.web.limits, "127.0.0.1", 0)
         server = types.SimpleNamespace(url=f"http://127.0.0.1:{port}")
         for owner, name in ((dash.access, "admit"), (dash, "features")):
             with monkeypatch.context() as broken:
@@ -14029,7 +14029,7 @@ async def test_a_thousand_failed_upgrades_leave_nothing(dash: StubDash) -> None:
     """No session of the library, no socket, no task and no traceback is left behind a second later."""
     async with contextlib.AsyncExitStack() as stack:
         dash.start_logging(stack)
-        port = await llamadash.listen(stack, dash.web.app, dash.web.limits, "127.0.0.1", 0)
+        port = await llamadash.listen(stack, dash.web.handle, dash.web.limits, "127.0.0.1", 0)
         before = len(asyncio.all_tasks())
 
         def volley() -> None:
@@ -14039,7 +14039,7 @@ async def test_a_thousand_failed_upgrades_leave_nothing(dash: StubDash) -> None:
         await asyncio.to_thread(volley)
         library = dash.hub.sio
         await eventually(lambda: not (library.eio.sockets or library.environ or dash.hub.connections
-                                      or dash.web.sockets or dash.web.limits.open), "all is forgotten")
+                                      or dash.web.limits.open), "all is forgotten")
         await eventually(lambda: len(asyncio.all_tasks()) <= before, "no task is left")
         assert "Traceback" not in dash.log() and len(dash.log()) < 64_000
 
@@ -14310,7 +14310,7 @@ async def test_costly_events_of_one_socket_wait_in_line(dash: StubDash, monkeypa
                                handler=lambda _: (time.sleep(0.01), {"theme": "dark"})[1])
     monkeypatch.setitem(llamadash.EVENTS, "settings:get", slow)
     async with contextlib.AsyncExitStack() as stack:
-        port = await llamadash.listen(stack, dash.web.app, dash.web.limits, "127.0.0.1", 0)
+        port = await llamadash.listen(stack, dash.web.handle, dash.web.limits, "127.0.0.1", 0)
         server = types.SimpleNamespace(url=f"http://127.0.0.1:{port}")
         raw = await RawSocket().open(server, {"token": await dash.access.key()})  # type: ignore[arg-type]
         turns, last = 0, 100
@@ -14392,7 +14392,7 @@ def test_whoever_reads_nothing_of_a_long_answer_is_cut_off() -> None:
     aborted, waits = [], [5_000_000]
     transport = types.SimpleNamespace(get_write_buffer_size=lambda: waits[0], abort=lambda: aborted.append(True))
     hub = types.SimpleNamespace(refused=collections.Counter())
-    connection = llamadash.Client(hub, None, transport)  # type: ignore[arg-type]
+    connection = llamadash.Client(hub, None, transport, "::1")  # type: ignore[arg-type]
     connection.written, begun = 6_000_000, time.monotonic()
     for second in range(100):
         waits[0] -= 1
