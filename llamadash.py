@@ -5566,7 +5566,7 @@ CAUSES = tuple((re.compile(pattern), cause) for pattern, cause in (
 MALFORMED = (AttributeError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError)
 # Becomes the engine, beside a shell in its group that ends both when the pipe is closed: by our end, whatever it is.
 GUARD = '(read -r end < "/dev/fd/$0"; kill -KILL "-$$") > /dev/null 2>&1 & exec "$@"'
-SHELL = shutil.which("sh")  # there is none on Windows
+SHELL = shutil.which("sh") if os.name == "posix" else None
 
 
 class LineSplitter:
@@ -8561,13 +8561,6 @@ class Upstream:
                 models[name] = value[:32] if isinstance(value, str) else None
         self.models, self.status, self.error, self.pause = models, "connected", None, UPSTREAM_REFRESH[0]
 
-    def failed(self, status: str, error: str) -> None:
-        """It cannot be used now; its models are still listed, for it may be back when one is asked for."""
-        if self.error != error:
-            log.warning("upstream %s: %s", self.name, error)
-        self.status, self.error = status, error
-        self.pause = min(self.pause * 2, UPSTREAM_REFRESH[1])
-
 
 def upstream_items(document: Any, key: str) -> list[Json]:
     """The objects in a list of an upstream's answer."""
@@ -8646,25 +8639,29 @@ class Upstreams:
 
     async def refresh(self, upstream: Upstream) -> None:
         """Ask one upstream for its models."""
-        wait = 0.0
+        status, wait = 0, 0.0
         try:
             status, body, wait = await self.get(upstream, "/v1/models")
             if status in (401, 403):
-                upstream.failed("refused", f"It wants a key: set the variable {upstream.variable}.")
-                return
+                raise EngineUnavailable(f"It wants a key: set the variable {upstream.variable}.")
             states = await self.states(upstream)
-            if status == 200 and not body.lstrip().startswith(b"<"):
-                upstream.took(await json_in_thread(body, at_most(MAX_UPSTREAM_MODELS, "id")), states)
-            elif status == 200:
-                upstream.failed("unreachable", "It answers with a web page: this is not the address of its API.")
-            elif upstream.kind:
-                upstream.failed("unreachable", f"This is {upstream.kind}, and it has no OpenAI API: update it.")
-            else:
+            if status != 200 and upstream.kind:
+                raise EngineUnavailable(f"This is {upstream.kind}, and it has no OpenAI API: update it.")
+            if status != 200:
                 asks = f" It asks to wait {math.ceil(wait)} s." if wait else ""
-                upstream.failed("unreachable", error_text(body, status) + asks)
-        except (aiohttp.ClientError, OSError, asyncio.TimeoutError, ValueError, RecursionError) as problem:
-            hint = "" if urllib.parse.urlsplit(upstream.url).port else " Does its address lack the port?"
-            upstream.failed("unreachable", (clean_text(str(problem))[:300] or "It does not answer.") + hint)
+                raise EngineUnavailable(error_text(body, status) + asks)
+            if body.lstrip().startswith(b"<"):
+                raise EngineUnavailable("It answers with a web page: this is not the address of its API.")
+            upstream.took(await json_in_thread(body, at_most(MAX_UPSTREAM_MODELS, "id")), states)
+        except (DashError, aiohttp.ClientError, OSError, asyncio.TimeoutError, ValueError, RecursionError) as problem:
+            told = clean_text(str(problem))[:300] or "It does not answer."
+            if not isinstance(problem, DashError) and not urllib.parse.urlsplit(upstream.url).port:
+                told += " Does its address lack the port?"
+            if told != upstream.error:
+                log.warning("upstream %s: %s", upstream.name, told)
+            # Its models are still listed, for it may be back when one is asked for.
+            upstream.status, upstream.error = "refused" if status in (401, 403) else "unreachable", told
+            upstream.pause = min(upstream.pause * 2, UPSTREAM_REFRESH[1])
         finally:
             upstream.due = time.monotonic() + max(upstream.pause, wait)
             self.dash.pool.changed.set()
