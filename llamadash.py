@@ -6321,7 +6321,7 @@ class Residency:
         return self.settle(now)
 
     def exited(self, unit_id: str, error: str | None, now: float) -> list[Action]:
-        """A unit's process ended; `error` says why, where it was not told to. Who waits is not served for ever then."""
+        """A unit's process ended; `error` says why, where it was not told to; who waits is not served for ever."""
         unit = self.units[unit_id]
         crashed = unit.status == "loaded"
         if now - unit.loaded_at > STABLE_AFTER:
@@ -6848,8 +6848,6 @@ class Pool:
                     await cancelled([watcher])
         except DashError as problem:
             error = str(problem)
-        except KeyError:  # no entry asks for this process any more
-            error = None
         finally:
             self.instances.pop(unit.id, None)
             self.started.pop(unit.id, None)
@@ -8859,7 +8857,7 @@ def embedded_engine(argv: list[str]) -> int:
 MAX_CHATS = 8  # at the same time, of each client, and in all conversations
 MAX_CHAT_TEXT = 900_000  # characters of all messages together; a request has at most 1 MB
 MAX_TOOLS = 16  # that a model may be told of, and that it may call at once
-MAX_METERED = 100  # answers that have ended, whose energy may still come to be known
+MAX_UNMETERED = 100  # answers that have ended, whose energy may still come to be known
 SAVE_INTERVAL = 2.0  # s; so much of an answer is lost at most where the machine stops
 IMAGE = r"data:image/(?:png|jpeg|webp|gif|bmp);base64,(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}(?:==|[A-Za-z0-9+/]=))?"
 SENT_FIELDS: dict[str, Any] = {
@@ -8956,7 +8954,7 @@ class Chats:
     def __init__(self, dash: Dash) -> None:
         self.dash = dash
         self.all: dict[str, Chat] = {}
-        self.ended: list[Chat] = []  # in conversations, of late: what energy they took may still come to be known
+        self.unmetered: dict[str, tuple[int, str, Json]] = {}  # request, conversation and stats of what has ended
         self.followers: dict[str, str] = {}  # the conversation that a client has open
         self.attachments = Attachments(dash.config.data_dir / "attachments")
 
@@ -8975,7 +8973,7 @@ class Chats:
             chat.message = {"content": "", **known.get(chat.id, {}), **answer, "role": "assistant", "model": model,
                             "status": "answering", "error": None}
             self.dash.db.save_conversation(answer["conversation"], {"head": chat.id}, [chat.message])
-            self.ended = [other for other in self.ended if other.id != chat.id][-MAX_METERED:]
+            self.unmetered.pop(chat.id, None)
         self.all[chat.id] = chat
         chat.task = self.dash.spawn(self.run(chat, body), f"chat {chat.id}")
         chat.task.add_done_callback(lambda _: self.all.get(chat.id) is chat and self.all.pop(chat.id))
@@ -9000,7 +8998,8 @@ class Chats:
     async def run(self, chat: Chat, body: Json) -> None:
         """One answer, from the request to chat:done or chat:error."""
         error: DashError | None = None
-        await self.updated(chat)
+        if chat.message:
+            await self.dash.broadcast("conversations:updated", {"id": chat.message["conversation"]})
         teller = asyncio.ensure_future(self.tell(chat))
         try:
             await asyncio.to_thread(self.attachments.fill, body["messages"])
@@ -9020,14 +9019,16 @@ class Chats:
         await self.flush(chat)
         if chat.message:
             self.all.pop(chat.id, None)
-            self.ended.append(chat)
             context = (self.dash.state_of_entry(chat.call.model).get("runtime") or {}).get("n_ctx")
             ended = "done" if chat.finish_reason != "cancelled" else "stopped" if chat.stopped else "cut"
             chat.message |= {"status": "failed" if error else ended, "tool_calls": [*chat.calls.values()],
                              "error": error and error.as_json(),
                              "stats": {**chat.outcome(), "context": context, "energy": None, "cost": None}}
+            self.unmetered[chat.id] = chat.call.id, chat.message["conversation"], chat.message["stats"]
+            for id in [*self.unmetered][:-MAX_UNMETERED]:
+                del self.unmetered[id]
             error = self.save(chat) or error
-            await self.updated(chat)
+            await self.dash.broadcast("conversations:updated", {"id": chat.message["conversation"]})
         await self.send(chat, "chat:error" if error else "chat:done", **(error.as_json() if error else chat.outcome()))
 
     async def tell(self, chat: Chat) -> None:
@@ -9064,19 +9065,14 @@ class Chats:
 
     async def metered(self, request: int, energy: float) -> None:
         """Keep with the answer of a request what energy (J) it took, and what that cost."""
-        for chat in [chat for chat in self.ended if chat.call.id == request]:
-            self.ended.remove(chat)
-            price = self.dash.settings()["energy_price"]
-            stats = {**chat.message["stats"], "energy": energy, "cost": price and energy / 3.6e6 * price}
-            with contextlib.suppress(DashError):
-                self.dash.db.save_conversation(chat.message["conversation"], {}, [{"id": chat.id, "stats": stats}],
-                                               limited=False)
-                await self.updated(chat)
-
-    async def updated(self, chat: Chat) -> None:
-        """Tell everybody that the conversation of an answer has changed."""
-        if chat.message:
-            await self.dash.broadcast("conversations:updated", {"id": chat.message["conversation"]})
+        for id, (known, conversation, stats) in [*self.unmetered.items()]:
+            if known == request:
+                del self.unmetered[id]
+                price = self.dash.settings()["energy_price"]
+                stats = {**stats, "energy": energy, "cost": price and energy / 3.6e6 * price}
+                with contextlib.suppress(DashError):
+                    self.dash.db.save_conversation(conversation, {}, [{"id": id, "stats": stats}], limited=False)
+                    await self.dash.broadcast("conversations:updated", {"id": conversation})
 
     async def send(self, chat: Chat, event: str, **data: Any) -> None:
         """Send one event to the client that asked, or to all who have the conversation open."""

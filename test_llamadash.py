@@ -6809,6 +6809,19 @@ def test_three_failures_in_a_row_stop_the_tries() -> None:
     assert world.state[id] == "admitted"
 
 
+def test_who_waits_for_a_model_that_crashes_once_too_often_is_refused() -> None:
+    """Also where it was loaded, and waited for because it was about to leave."""
+    for failures, state in ((1, "waiting"), (llamadash.CRASH_LIMIT - 1, "refused")):
+        world = World({"A": 6}, 8)
+        world.up("A", old=False)
+        world.residency.units["A"].failures = failures
+        world.ask("A")
+        world.define("A", outdated=True)
+        id = world.ask("A")
+        world.gone("A", "a bug")
+        assert world.state[id] == state
+
+
 def test_a_model_that_ran_for_a_while_did_not_fail_in_a_row() -> None:
     """A process that was stable ends the row: a pinned one is loaded again, also after an end that was no crash."""
     world = World({"A": 6}, 8)
@@ -9812,6 +9825,7 @@ async def test_the_energy_of_an_answer_is_kept_with_it(tmp_path: Path) -> None:
             await dash.chats.metered(request - 1, 5.0)
             assert talk.message()["stats"] == stats
             await dash.chats.metered(request, 1_800_000.0)
+            assert not dash.chats.unmetered
             assert talk.message()["stats"] == {**stats, "energy": 1_800_000.0, "cost": cost}
             assert talk.message()["content"].endswith("Hi")
 
