@@ -10273,8 +10273,8 @@ def download_check_space(download: Download, others: int) -> None:
     """StorageFull unless the disk has room for the rest of `download` and `others` bytes more."""
     places = [Path(download.place), *Path(download.place).parents]
     place = next((place for place in places if place.exists()), places[-1])
-    missing = sum(max(part.size - files_size(download.partial(part)), 0) for part in download.parts
-                  if not files_size(download.target(part)))
+    download.count()
+    missing = max(download.total - download.done, 0)
     free, needed = shutil.disk_usage(place).free, missing + others + DISK_RESERVE
     if missing and needed > free:
         raise StorageFull(f"{place} has {free / 2**30:.1f} GiB free; {download.file} needs {needed / 2**30:.1f} GiB "
@@ -10366,7 +10366,6 @@ ENGINE_MACHINES = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64":
 MAX_ENGINE_ARCHIVE = 4 * 2**30  # bytes; the largest, with CUDA's libraries, has 1
 MAX_ENGINE_SIZE = 8 * 2**30  # bytes unpacked, of all archives of a build
 MAX_ENGINE_FILES = 2000
-KEPT_ENGINES = 3  # installed builds, of those that nobody uses
 
 
 def engine_assets(answer: Any) -> tuple[str, list[Part]]:
@@ -10575,7 +10574,7 @@ class Installer:
         used = {build.id, *(item.build.id for item in self.dash.pool.instances.values()),
                 self.dash.engine_config()["build"], *(model["build"] for model in self.dash.db.models())}
         spare = [item.id for item in self.dash.builds.installed() if item.id not in used]
-        for id in spare[max(KEPT_ENGINES - 1, 0):]:
+        for id in spare[2:]:  # with the new one, three are kept
             await in_thread(replace_build, self.folder / id)
         await self.dash.builds.refresh()
 
@@ -10601,13 +10600,11 @@ class Installer:
 
 def replace_build(folder: Path, new: Path | None = None) -> None:
     """Remove a build, which is none any more as soon as that begins, and let a `new` one take its place."""
-    doomed = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(doomed, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, doomed)
-    if new:
-        os.replace(new, folder)
-    shutil.rmtree(doomed, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=".", dir=folder.parent, ignore_cleanup_errors=True) as doomed:
+        if folder.exists():
+            os.replace(folder, f"{doomed}/old")
+        if new:
+            os.replace(new, folder)
 
 
 @on("engines:install", error="INSTALL_ENGINE_FAILED", cost=20)
