@@ -351,9 +351,7 @@ class LogLimiter:
         return True
 
 
-# Here and below: nobody compares or prints these, and making the methods for it would take 10 ms of every start.
-@dataclass(eq=False, repr=False)
-class Range:
+class Range(NamedTuple):
     """Bounds of a number, both included."""
     low: float
     high: float
@@ -389,7 +387,10 @@ def checked(value: Any, kind: Any, field: str, longest: float = MAX_TEXT) -> Any
         if not isinstance(value, list):
             raise InvalidRequest(f"{field} must be a list", field=field)
         return [checked(item, arguments[0], f"{field}.{at}") for at, item in enumerate(value)]
-    return checked_plain(value, origin or kind, field, longest)
+    value = checked_plain(value, origin or kind, field, longest)
+    if origin is dict and arguments[1] is not Any:
+        return {key: checked(item, arguments[1], f"{field}.{key[:64]}") for key, item in value.items()}
+    return value
 
 
 TYPE_NAMES: dict[Any, str] = {str: "a text", int: "a whole number", float: "a number", bool: "true or false",
@@ -417,8 +418,10 @@ def encodable(text: str) -> bool:
 
 
 Handler = Callable[..., Awaitable[Json] | Json]
+AnyHandler = TypeVar("AnyHandler", bound=Handler)
 
 
+# Here and below: nobody compares or prints these, and making the methods for it would take 10 ms of every start.
 @dataclass(eq=False, repr=False)
 class Event:
     """One request that clients may make: its handler, its fields and its unexpected-error code."""
@@ -449,9 +452,9 @@ class Event:
 EVENTS: dict[str, Event] = {}
 
 
-def on(name: str, *, error: str = "INTERNAL_ERROR", cost: int = 1) -> Callable[[Handler], Handler]:
+def on(name: str, *, error: str = "INTERNAL_ERROR", cost: int = 1) -> Callable[[AnyHandler], AnyHandler]:
     """Register the decorated function, `handler(dash[, client], *, fields…)`, as the handler of event `name`."""
-    def register(handler: Handler) -> Handler:
+    def register(handler: AnyHandler) -> AnyHandler:
         EVENTS[name] = Event(handler, error, cost)
         return handler
     return register
@@ -464,13 +467,14 @@ LOG_LEVELS = typing.get_args(LogLevel)
 Days = Annotated[int, Range(1, 3650)]
 AlertKind = Literal["crashed", "failed", "unserved", "temperature", "throttled", "disk", "memory", "backup", "download",
                     "build"]
+Amounts = dict[str, Annotated[int, Range(0, 2**50)]]  # bytes by device
 # What the user may change, by name: the default, and what else it may be.
 CONFIG: dict[str, tuple[Any, Any]] = {
     "models_dirs": ([], Annotated[list[str], Length(0, 64)]), "api_host": ("127.0.0.1", Annotated[str, Length(1, 253)]),
     "api_port": (8080, Annotated[int, Range(1, 65535)]), "models_max": (0, Annotated[int, Range(0, 64)]),
     "idle_seconds": (0, Annotated[int, Range(0, 31_536_000)]), "min_residency": (10, Annotated[int, Range(0, 3600)]),
     "max_wait": (600, Annotated[int, Range(1, 86_400)]), "default_model": ("", Annotated[str, Length(0, 128)]),
-    "budget": ({}, dict[str, Any]), "yields": ({}, dict[str, Any]), "build": ("", Annotated[str, Length(0, 96)]),
+    "budget": ({}, Amounts), "yields": ({}, Amounts), "build": ("", Annotated[str, Length(0, 96)]),
     "schedules": ([], Annotated[list[dict[str, Any]], Length(0, 64)]), "autostart": (True, bool),
     "check_releases": (True, bool), "check_models": (True, bool), "defaults": ({}, dict[str, Any]),
 }
@@ -573,9 +577,7 @@ def engine_values(config: Config, saved: Json) -> Json:
     fixed = {key: item for key in ("api_host", "api_port", "models_dirs") if (item := getattr(config, key)) is not None}
     values = {**ENGINE_DEFAULTS, "models_dirs": default_model_folders(), **good_values(saved, CONFIG_FIELDS), **fixed}
     return {**values, "models_dirs": list(map(str, values["models_dirs"])),
-            "defaults": known_parameters(values["defaults"]),
-            **{key: {name: amount for name, amount in values[key].items() if type(amount) is int}
-               for key in ("budget", "yields")}}
+            "defaults": known_parameters(values["defaults"])}
 
 
 def model_folders(config: Config, values: Json) -> list[Path]:
@@ -816,9 +818,6 @@ def checked_config(dash: Dash, changes: Json, field: str) -> Json:
         changes["models_dirs"] = [str(expanded(path)) for path in changes["models_dirs"]]
     if not re.fullmatch(r"[A-Za-z0-9:][A-Za-z0-9.:_-]*", changes.get("api_host", "localhost")):
         raise InvalidRequest("api_host must be a host name or an address", field=f"{field}.api_host")
-    amounts = [(key, *item) for key in ("budget", "yields") for item in changes.get(key, {}).items()]
-    for key, device, amount in amounts:
-        checked(amount, Annotated[int, Range(0, 2**50)], f"{field}.{key}.{device[:64]}")
     for at, item in enumerate(changes.get("schedules", ())):
         item = checked_changes(item, SCHEDULE_FIELDS, {}, f"{field}.schedules.{at}")
         if item.keys() != SCHEDULE_FIELDS.keys() or not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", item["at"]):
@@ -856,18 +855,14 @@ def settings_get(dash: Dash) -> Json:
 
 @on("settings:update", error="UPDATE_SETTINGS_FAILED", cost=2)
 async def settings_update(dash: Dash, *, changes: dict[str, Any]) -> Json:
-    """Change settings."""
-    return {"settings": await apply_settings(dash, checked_changes(changes, SETTING_FIELDS, dash.config.locked()))}
-
-
-async def apply_settings(dash: Dash, changes: Json) -> Json:
     """Save settings, let everything follow them, and tell everybody."""
+    changes = checked_changes(changes, SETTING_FIELDS, dash.config.locked())
     dash.db.set_meta("settings", {**dash.db.get_meta("settings", {}), **changes})
     dash.load_settings()
     log.setLevel(dash.settings()["log_level"].upper())
     dash.sampler.changed.set()
     await dash.broadcast("settings:updated", {"settings": dash.settings()})
-    return dash.settings()
+    return {"settings": dash.settings()}
 
 
 @on("sessions:list", error="LIST_SESSIONS_FAILED")
@@ -12624,7 +12619,7 @@ async def system_import(dash: Dash, *, document: dict[str, Any], dryRun: bool = 
     plan = await dash.library.patiently(document, import_plan, dash, document, dash.db.models())
     if not dryRun:
         if plan["settings"]:
-            await apply_settings(dash, plan["settings"])
+            await settings_update(dash, changes=plan["settings"])
         if plan["config"]:
             await apply_config(dash, dash.engine_config()["revision"], plan["config"])
         if "models_dirs" in plan["config"]:  # in which the document's models may be

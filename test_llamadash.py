@@ -739,7 +739,7 @@ def test_saved_values_that_cannot_be_used_are_left_out(
     assert not dash.features()["password"]
     named = "metrics_interval" if theme == "dark" else key
     assert key in ("unknown", "revision") or f"{named} is not used" in caplog.text
-    asyncio.run(llamadash.apply_settings(dash, {"theme": "light"}))
+    asyncio.run(llamadash.settings_update(dash, changes={"theme": "light"}))
     dash.db.save_config(1, {"models_max": 2})
     dash.load_engine_config()
     assert (dash.settings()["theme"], dash.engine_config()["models_max"]) == ("light", 2)
