@@ -11472,8 +11472,7 @@ class WebFiles:
 
             carried = json.loads(bz2.decompress(base64.b85decode(CARRIED_WEB.replace("\n", ""))))
             return {name: text.encode() for name, text in carried.items()}
-        paths = (Path(root, name) for root, _, names in os.walk(WEB) for name in names)
-        return {path.relative_to(WEB).as_posix(): path.read_bytes() for path in paths
+        return {path.relative_to(WEB).as_posix(): path.read_bytes() for path in WEB.rglob("*")
                 if stat.S_ISREG(path.lstat().st_mode)}  # links are left out, for they could lead anywhere
 
     def find(self, path: str, theme: str) -> tuple[WebFile | None, bool]:
@@ -11771,8 +11770,8 @@ class WebServer:
         file, immutable = (None, False) if is_hostile_path(raw) else self.files.find(raw, self.dash.settings()["theme"])
         if file is None:
             return web.Response(status=404, text="There is no such file.\n")
-        headers = {**file.headers,
-                   "Cache-Control": "public, max-age=31536000, immutable" if immutable else "no-cache"}
+        caching = "public, max-age=31536000, immutable" if immutable else "no-cache"
+        headers = {**file.headers, "Cache-Control": caching}
         if file.etag in request.headers.get("If-None-Match", ""):
             return web.Response(status=304, headers=headers)
         if file.gzipped and "gzip" in request.headers.get("Accept-Encoding", ""):
@@ -12676,19 +12675,19 @@ def imported_parameters(given: Any, folders: list[Path], at: str, warnings: list
 def imported_models(dash: Dash, items: list[Json], rows: list[Json], warnings: list[str]) -> dict[str, Json]:
     """What a document's models change of those here, by id; `warnings` gets those that are not here."""
     by_id, names, by_path = {row["id"]: row for row in rows}, entry_names(rows), dict[str, list[Json]]()
-    for row in rows:
-        by_path.setdefault(row["path"], []).append(row)
+    for known in rows:
+        by_path.setdefault(known["path"], []).append(known)
     folders, models = dash.folders(), dict[str, Json]()
     for at, item in enumerate(items):
         id = checked(item.get("id"), ModelId, f"document.models.{at}.id")
         path = str(item.get("path", ""))
         variants = by_path.get(path, [by_id[id]] if id in by_id else [])
         # an id alone may be another's: they follow the order of discovery
-        fitting = [row for row in variants if row["id"] == id or (len(variants) == 1 and row["id"] not in models)]
-        if not fitting or (path and os.path.basename(path) != os.path.basename(fitting[0]["path"])):
+        fitting = (row for row in variants if row["id"] == id or (len(variants) == 1 and row["id"] not in models))
+        row = next(fitting, None)
+        if not row or (path and os.path.basename(path) != os.path.basename(row["path"])):
             warnings.append(f"there is no model {id} here")
             continue
-        row = fitting[0]
         if "parameters" in item:
             parameters, fields = imported_parameters(item["parameters"], folders, f"document.models.{at}.parameters",
                                                      warnings)
