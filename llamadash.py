@@ -12834,15 +12834,14 @@ def parsed(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[Json, dict
     """The options in force, and what fixed each: the option itself or its variable."""
     if any(word == "" or re.fullmatch(r"--[a-z-]+=", word) for word in argv):
         parser.error("an option or a file name is empty")
-    options, fixed = vars(parser.parse_args(argv)), dict[str, str]()
+    options, fixed, words = vars(parser.parse_args(argv)), dict[str, str](), list[str]()
     for action in config_options(parser):
-        variable = next((name for name in map(variable_of, action.option_strings) if os.environ.get(name)), None)
+        variable = next(filter(os.environ.get, map(variable_of, action.option_strings)), "")
         if action.dest in options:
             fixed[action.dest] = action.option_strings[0]
-        elif variable and (words := variable_words(parser, action, variable)):
-            options = {**vars(parser.parse_args(words)), **options}
-            fixed[action.dest] = variable
-    return options, fixed
+        elif variable and (meant := variable_words(parser, action, variable)):
+            words, fixed[action.dest] = [*words, *meant], variable
+    return {**vars(parser.parse_args(words)), **options}, fixed
 
 
 def configured(options: Json, fixed: dict[str, str]) -> Config:
