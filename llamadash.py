@@ -5495,7 +5495,7 @@ USED_DEVICE = re.compile(r"using device (\S{1,64}) \(.{0,200}\) \((?:([0-9a-f:]{
                          r"(?: - (\d{1,9}) MiB free)?")
 # An allocation that failed: how large and on which device, as far as that is told
 WANTED = re.compile(r"(?i)alloc(?:ate|ating|ation)(?: (?P<device>(?-i:[A-Z])\S{1,99}) buffer|(?: [a-z]+)? buffer)?"
-                    r"(?:,? (?:of )?size)?(?: of| =)? +(?P<size>\d{1,18}(?:\.\d\d)?)(?P<unit> Mi?B)?"
+                    r"(?:(?:,? (?:of )?size)?(?: of| =)? +(?P<size>\d{1,18}(?:\.\d\d)?)(?P<unit> Mi?B)?)?"
                     r"(?: on device (?P<index>\d{1,3}))?|current device: (?P<current>\d{1,3}), in function alloc")
 SLOT_LINE = re.compile(r"selected slot by (?:LRU, t_last = (-?\d{1,19})|"
                        r"LCP similarity, (?:f_)?sim_best = (\d\.\d{3}) .{1,40}f_keep = (\d{1,6}\.\d{3}))")
@@ -5509,8 +5509,7 @@ ALARMING = re.compile(r"(?i)\b(?:error|failed|failure|assert|abort|fatal|out of 
 ORIGIN = r"^(?:\w+ +)?[\w~]+ ?(?:\(\))?: +"  # the function that llama.cpp names before a message
 VAGUE = (r"(?i)failed to load (?:the )?model(?:,? '.*)?$|unable to load model|exiting due to|trying to fit params|"
          r"failed to init|failed to create_?context")
-HARMLESS = re.compile(r"http client error: Connection handling canceled|"  # when a client leaves
-                      r"of pinned memory")  # where plain memory is used then
+HARMLESS = re.compile(r"http client error: Connection handling canceled")  # logged as an error when a client leaves
 NOISE = re.compile(r"^srv +(?:load:   |update_slots|log_ser)|^slot (?:get_availabl|launch_slot_|print_timing|release)")
 # Why a process ended, by what it wrote: the first of these that is found says it, in the reader's words.
 CAUSES = tuple((re.compile(pattern), cause) for pattern, cause in (
@@ -5612,7 +5611,8 @@ def parse_line(line: bytes) -> LogLine:
 
 def explanation(lines: Iterable[LogLine], free: dict[str, int], taken: dict[str, dict[str, int]]) -> str | None:
     """Why a process ended: a known cause, with what was `free` and is `taken` of memory, else its last clear error."""
-    lines = [line for line in lines if not HARMLESS.search(line.text)]
+    lines = [line for line in lines  # for want of pinned memory plain memory is used
+             if not (HARMLESS.search(line.text) or "pinned memory" in line.text)]
     for pattern, cause in CAUSES:
         for line in lines:
             if found := pattern.search(line.text):

@@ -5965,6 +5965,7 @@ FREE = {"CUDA0": 22.0, "CUDA1": 3.0, "Vulkan0": 8.0, "ROCm0": 5.5, "MTL0": 12.0,
     ("ggml_backend_sycl_buffer_type_alloc_buffer: can't allocate 5368709120 Bytes of memory on device\nE alloc_tensor_"
      "range: failed to allocate SYCL0 buffer of size 5368709120", ": 5.00 GiB more were wanted on SYCL0 (7.00", ""),
     ("failed to allocate RPC0[10.0.0.2:50052] buffer of size 90194313216", ": 84.00 GiB more were wanted on RPC0", ""),
+    ("E llama_model_load: error loading model: unable to allocate Vulkan0 buffer", " on Vulkan0 (8.00 GiB", ""),
     ("ggml_opencl: failed to allocate 512.00 MiB (err=-61). ", ": 0.50 GiB more were wanted", ""),
     ("CUDA error: out of memory\n  current device: 0, in function alloc at /s/ggml-cuda.cu:5", " on CUDA0 (22", "Qwen"),
     ("can't allocate 5368709120 Bytes of memory on host", "Main memory ran out: 5.00 GiB", "Gemma"),
