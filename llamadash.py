@@ -3380,9 +3380,13 @@ class NvidiaGpus:
             await asyncio.wait([self.task])
 
 
-def sysfs_gpus(root: Path = Path("/sys/class/drm")) -> dict[str, Json]:
-    """AMD's and Intel's GPUs as Linux shows them, without their index, by their address on the PCI bus."""
+def system_gpus(root: Path = Path("/sys/class/drm")) -> dict[str, Json]:
+    """The GPUs that the system itself shows: Apple's, and under Linux AMD's and Intel's by their PCI address."""
     found = {}
+    if sys.platform == "darwin" and platform.machine() == "arm64":  # whose GPU has the machine's memory
+        total, free = main_memory()
+        found["apple"] = {"name": f"{processor_name()} GPU", "vendor": "apple", **UNTOLD,
+                          "memory_used": total - free, "memory_total": total, "unified": True}
     cards = {int(card.name[4:]): card / "device" for card in root.glob("card*") if card.name[4:].isdigit()}
     for _, device in sorted(cards.items()):
         if gpu := sysfs_gpu(device):
@@ -3531,8 +3535,7 @@ class Sampler:
         self.latest: Json | None = None
         self.probes = Probes()
         self.nvidia = NvidiaGpus()
-        self.sysfs: Callable[[], dict[str, Json]] = sysfs_gpus
-        self.apple: str | None = None  # the chip, whose GPU has the machine's memory
+        self.system_gpus: Callable[[], dict[str, Json]] = system_gpus
         self.gpus: dict[str, Json] = {}  # those seen so far, as last read, by a sample or between two
         self.addresses: dict[str, str] = {}  # on the PCI bus, of the engine's devices, as engines tell them
         saved = dash.db.get_meta("gpus")  # by index, so that one that is lost moves no other
@@ -3543,8 +3546,6 @@ class Sampler:
 
     async def run(self) -> None:
         """Sample, save and broadcast every `metrics_interval` seconds until cancelled."""
-        if sys.platform == "darwin" and platform.machine() == "arm64":
-            self.apple = await asyncio.to_thread(processor_name)
         # The first one soon, but CPU use needs some time to be measured over.
         last = time.monotonic() + 1 - self.dash.settings()["metrics_interval"]
         try:
@@ -3588,14 +3589,10 @@ class Sampler:
             return self.latest
 
     async def read_gpus(self, *, fresh: bool = False) -> list[Json]:
-        """All GPUs as they are now: NVIDIA's, those of AMD and Intel, Apple's; each keeps the index it once had."""
+        """All GPUs as they are now, NVIDIA's and the others; each keeps the index it once had."""
         read, nvidia = await asyncio.gather(
-            self.probes.read({"GPU sensors": self.sysfs}), self.nvidia.read(fresh=fresh))
+            self.probes.read({"GPU sensors": self.system_gpus}), self.nvidia.read(fresh=fresh))
         found = {**nvidia, **(read["GPU sensors"] or {})}
-        if self.apple:
-            total, free = main_memory()
-            found["apple"] = {"name": f"{self.apple} GPU", "vendor": "apple", **UNTOLD,
-                              "memory_used": total - free, "memory_total": total}
         if found.keys() - self.gpus.keys():
             self.dash.pool.changed.set()  # whether a build can use them
         places = gpu_places(self.gpu_places, found)
@@ -3635,7 +3632,9 @@ class Sampler:
         (main_total, main_free), memories = main_memory(), []
         for device, id in self.readings(engine_devices):
             gpu, total, free = self.gpus.get(id or ""), device["total"], device["free"]
-            if gpu and (gpu["memory_total"] is None or gpu.get("unified")):  # it has none of its own
+            if gpu and gpu["vendor"] == "apple":  # models may have a part of the machine's memory
+                free = min(total, main_free)
+            elif gpu and (gpu["memory_total"] is None or gpu.get("unified")):  # it has none of its own
                 total = max(total, gpu["memory_total"] or 0)
                 free = min(total - (gpu["memory_used"] or 0), main_free)
             elif gpu and gpu["memory_used"] is not None:
@@ -3653,6 +3652,7 @@ class Sampler:
         return {device["name"]: taken[id] for device, id in self.readings(self.dash.builds.devices) if id in taken}
 
 
+@functools.cache
 def processor_name() -> str | None:
     """The processor's model as its maker calls it."""
     told = readable(lambda: Path("/proc/cpuinfo").read_text("utf-8", "replace")) or ""
@@ -11864,7 +11864,7 @@ async def engine_findings(config: Config, values: Json) -> Findings:
     builds, nvidia = Builds(config), NvidiaGpus()
     await asyncio.gather(builds.refresh(), nvidia.ask())
     default = builds.default(values)
-    if builds.builds and (unused := builds.unused_gpu([*nvidia.gpus.values(), *sysfs_gpus().values()])):
+    if builds.builds and (unused := builds.unused_gpu([*nvidia.gpus.values(), *system_gpus().values()])):
         yield "warn", "engine", f"no build can use the {unused}", "install one under Configuration, Engine"
     for build in builds.builds.values():
         name = "embedded CPU engine" if build.kind == "embedded" else build.path
@@ -11935,7 +11935,7 @@ async def gpu_findings(_config: Config, _values: Json) -> Findings:
     """The GPUs, and whether this user may use them."""
     nvidia = NvidiaGpus()
     await nvidia.ask()
-    gpus = [*nvidia.gpus.values(), *sysfs_gpus().values()]
+    gpus = [*nvidia.gpus.values(), *system_gpus().values()]
     for gpu in gpus:
         yield "ok", "GPU", gpu["name"] + (f", {gpu['memory_total'] / 2**30:.0f} GiB" if gpu["memory_total"] else "")
     if nvidia.error:

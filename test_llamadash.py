@@ -3541,7 +3541,7 @@ def three_gpus(path: Path, *, lost: str = "-") -> llamadash.NvidiaGpus:
 async def test_a_lost_card_costs_the_others_nothing(tmp_path: Path, lost: str, left: set[int]) -> None:
     """The others keep their numbers and so their history, also after a restart; the lost one is shown as that."""
     dash = StubDash(tmp_path)
-    dash.sampler.sysfs = dict
+    dash.sampler.system_gpus = dict
     dash.sampler.nvidia = three_gpus(tmp_path / "smi")
     assert [gpu["index"] for gpu in (await dash.sampler.sample())["gpus"]] == [0, 1, 2]
     dash.sampler.nvidia.program = three_gpus(tmp_path / "smi-lost", lost=lost).program
@@ -3557,7 +3557,7 @@ async def test_a_lost_card_costs_the_others_nothing(tmp_path: Path, lost: str, l
     assert warnings == [f"GPU {int(lost) - 1} (Card {lost}) does not answer."]
     dash.db.close()
     again = StubDash(tmp_path)
-    again.sampler.sysfs = dict
+    again.sampler.system_gpus = dict
     again.sampler.nvidia = three_gpus(tmp_path / "smi-lost", lost=lost)
     assert {gpu["index"] for gpu in (await again.sampler.sample())["gpus"]} == left
     again.db.close()
@@ -3854,7 +3854,7 @@ def test_amd_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     llamadash.pci_name.cache_clear()
     amd_tree(tmp_path / "drm")
     write_tree(tmp_path / "drm", {"card1-DP-1/status": "connected", "renderD128/x": "", "version": "drm"})
-    assert llamadash.sysfs_gpus(tmp_path / "drm") == {"card1": {
+    assert llamadash.system_gpus(tmp_path / "drm") == {"card1": {
         "name": "Radeon RX 7900 XTX", "vendor": "amd", "utilization": 42.0, "memory_used": 2**30,
         "memory_total": 25753026560, "temperature": 56.0, "power": 213.0, "energy": 5000.0, "clock": 2400.0,
         "throttled": None, "unified": False, "address": "card1"}}
@@ -3873,7 +3873,7 @@ def test_amd_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 ])
 def test_amd_variants(tmp_path: Path, changes: dict[str, str], expected: Json) -> None:
     """A missing or unreadable sensor is null, a sleeping card is not woken, a product name wins."""
-    [gpu] = llamadash.sysfs_gpus(amd_tree(tmp_path, **changes)).values()
+    [gpu] = llamadash.system_gpus(amd_tree(tmp_path, **changes)).values()
     assert {key: gpu[key] for key in expected} == expected
 
 
@@ -3887,12 +3887,31 @@ def test_sysfs_order_and_other_makers(tmp_path: Path) -> None:
     write_tree(tmp_path, {"0000:03:00.0/vendor": "0x1002"})
     (tmp_path / "card5").mkdir()
     (tmp_path / "card5/device").symlink_to("../0000:03:00.0")
-    gpus = llamadash.sysfs_gpus(tmp_path)
+    gpus = llamadash.system_gpus(tmp_path)
     assert list(gpus) == ["card2", "card4", "0000:03:00.0", "card10"]
     assert [gpus[id]["name"] for id in ("card2", "card10")] == ["card2", "card10"]
     assert gpus["card4"]["vendor"] == "intel"
     assert gpus["card4"]["memory_total"] == 12800000000
-    assert llamadash.sysfs_gpus(tmp_path / "absent") == {}
+    assert llamadash.system_gpus(tmp_path / "absent") == {}
+
+
+def test_a_mac_has_a_gpu_with_its_memory(
+    dash: StubDash, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Named by its chip; what a Mac does not tell is null; of the part for models as much is free as of the whole."""
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(platform, "machine", lambda: "arm64")
+    monkeypatch.setattr(llamadash, "processor_name", lambda: "Apple M4 Max")
+    monkeypatch.setattr(llamadash, "main_memory", lambda: (64 << 30, 40 << 30))
+    assert llamadash.system_gpus(tmp_path / "absent") == {"apple": {
+        **dict.fromkeys(("utilization", "temperature", "power", "energy", "clock", "throttled")),
+        "name": "Apple M4 Max GPU", "vendor": "apple", "memory_used": 24 << 30, "memory_total": 64 << 30,
+        "unified": True}}
+    dash.sampler.gpus = llamadash.system_gpus(tmp_path / "absent")
+    for total, free in ((48, 40), (36, 36)):
+        device = {"name": "MTL0", "description": "Apple M4 Max", "total": total << 30, "free": 1}
+        gpu, _ = dash.sampler.memories([device])
+        assert (gpu["total"], gpu["free"]) == (total << 30, free << 30)
 
 
 @run_async
@@ -3900,7 +3919,7 @@ async def test_all_gpus_are_numbered_together(tmp_path: Path) -> None:
     """Cards of several makers get one row of numbers."""
     dash = StubDash(tmp_path)
     dash.sampler.nvidia = llamadash.NvidiaGpus(shell_script(tmp_path / "nvidia-smi", NVIDIA_ANSWER + NVIDIA_ANSWER))
-    dash.sampler.sysfs = functools.partial(llamadash.sysfs_gpus, amd_tree(tmp_path / "drm"))
+    dash.sampler.system_gpus = functools.partial(llamadash.system_gpus, amd_tree(tmp_path / "drm"))
     gpus = (await dash.sampler.sample())["gpus"]
     assert [(gpu["index"], gpu["vendor"]) for gpu in gpus] == [(0, "nvidia"), (1, "nvidia"), (2, "amd")]
     warm = [(await dash.sampler.sample())["gpus"] for _ in range(2)]
@@ -3944,7 +3963,7 @@ async def test_devices_are_the_gpus_of_their_size(dash: StubDash, tmp_path: Path
     """The engine's devices in another order: each has the reading of its GPU, and what a process takes of it."""
     dash.sampler.nvidia = nvidia_with_processes(
         tmp_path / "smi", [8000, 24000, 24000], r"GPU-1, 77, 500\nGPU-0, 77, 300\nGPU-0, 78, 9\nGPU-2, 77, [N/A]\n")
-    dash.sampler.sysfs = dict
+    dash.sampler.system_gpus = dict
     devices = with_devices(dash, 23900, 23900, 7900, 48000)
     await dash.sampler.sample()
     memories = dash.sampler.memories(devices)
@@ -4017,7 +4036,7 @@ async def test_a_gpu_without_memory_of_its_own_has_main_memory(dash: StubDash, t
     """Unified memory, of which nvidia-smi tells nothing: as much is free as in main memory."""
     dash.sampler.nvidia = llamadash.NvidiaGpus(shell_script(
         tmp_path / "smi", "echo '0, [N/A], [N/A], 35, 11.17, NVIDIA GB10'"))
-    dash.sampler.sysfs = dict
+    dash.sampler.system_gpus = dict
     devices = with_devices(dash, 2**30)
     await dash.sampler.read_gpus()
     gpu, main = dash.sampler.memories(devices)
