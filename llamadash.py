@@ -1766,10 +1766,7 @@ class MetricRows(DatabaseFile):
         return {"from": from_ms, "to": to_ms, "bucket": bucket, "timestamps": times, "series": found}
 
     def buckets(self, series: list[str], width: int, bucket: int, from_ms: int, to_ms: int) -> list[tuple[Any, ...]]:
-        """(start, average, maximum, …) of each bucket: from averages of `width`, then the samples since.
-
-        A row of nulls stands wherever more than two buckets in a row are absent.
-        """
+        """(start, average, maximum, …) of each bucket: from averages of `width`, then the samples since."""
         columns = "".join(f", {name}, {name}_max" for name in series)
         averages = "".join(f", SUM({name} * samples) / SUM(CASE WHEN {name} IS NOT NULL THEN samples END), "
                            f"MAX({name}_max)" for name in series)
@@ -1780,7 +1777,7 @@ class MetricRows(DatabaseFile):
         for row in self.read(f"SELECT timestamp - timestamp % ? AS bucket{averages} FROM ({part} UNION ALL {part}) "
                              "GROUP BY bucket ORDER BY bucket",
                              (bucket, width, from_ms, min(samples, to_ms), 0, samples, to_ms)):
-            if rows and row[0] - rows[-1][0] > 3 * bucket:
+            if rows and row[0] - rows[-1][0] > 3 * bucket:  # a gap
                 rows.append((rows[-1][0] + bucket, *[None] * (len(row) - 1)))
             rows.append(tuple(row))
         return rows
@@ -1851,11 +1848,10 @@ class RequestRows(DatabaseFile):
     def request_summary(self, *, from_ms: int | None = None, to_ms: int | None = None, **filters: Any) -> Json:
         """{count, ok, failed, cancelled, …_tokens, …_per_second, throughput} of those that meet the filters.
 
-        The speeds are tokens over busy time, without cached ones; `throughput` is generated tokens over the time since
-        `from_ms`. May be called from a thread. Whole days come from `usage`.
+        Speeds are tokens over busy time, without cached ones; `throughput` is those generated in a second of all time.
         """
         since, until = from_ms or 0, min(now_ms() + CLOCK_JUMP, 2**62 if to_ms is None else to_ms)
-        days = next_midnight(since), next_midnight(until if until > now_ms() else until - DAY)
+        days = next_midnight(since), next_midnight(until if until > now_ms() else until - DAY)  # whole ones: in usage
         spans = [(since, days[0]), (days[1], until)] if days[0] < days[1] else [(since, until)]
         parts: list[tuple[str, dict[str, str], Json]] = [
             ("requests", usage_values(), {"from_ms": begin, "to_ms": end}) for begin, end in spans]
@@ -10878,10 +10874,7 @@ class Alerts:
                 target.add({"timestamp": now_ms(), "kind": kind, "model": model, "message": message})
 
     async def look(self, metrics: Json) -> None:
-        """Tell of what lasts, or is over for a while: heat, throttling, full disks and memory, and nobody served.
-
-        Over is what is well below its limit again; None leaves it as it is.
-        """
+        """Tell of what lasts, and when it is well below its limit again: heat, full disks and memory, nobody served."""
         limits, before, requests = self.dash.settings(), dict(self.active), self.dash.requests
         values: list[tuple[AlertKind, float | None, float, float, str]] = [  # and the limit, and the way back from it
             ("unserved", requests.unserved_for(), UNSERVED, UNSERVED, "Nobody who asked was served for a minute.")]
@@ -10896,7 +10889,7 @@ class Alerts:
                        ("memory", share, limits["alert_memory"], 2, f"The memory of {name} is nearly full.")]
         for kind, value, limit, margin, message in values:
             over, now = message in self.active, time.monotonic()
-            if value is None or (value > limit - margin if over else value < limit):
+            if value is None or (value > limit - margin if over else value < limit):  # what is unknown stays as it is
                 self.since.pop(message, None)
             elif now - self.since.setdefault(message, now) >= ALERT_HOLD:
                 del self.since[message]
