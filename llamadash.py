@@ -6263,8 +6263,8 @@ class Residency:
         if unit is None or unit.forgotten:
             self.refuse([ticket], "unloaded", f"{ticket.model} has changed or was deleted: ask again")
         elif unit.failures >= CRASH_LIMIT and unit.status == "unloaded" and now - unit.failed_at < CRASH_PAUSE:
-            row = f"{unit.failures} times in a row (it is tried again in {CRASH_PAUSE - now + unit.failed_at:.0f} s)"
-            self.refuse([ticket], "failed", f"{unit.name} failed {row}: {unit.error}")
+            self.refuse([ticket], "failed", f"{unit.name} failed {unit.failures} times in a row (it is tried again in "
+                        f"{CRASH_PAUSE - now + unit.failed_at:.0f} s): {unit.error}")
         elif not unit.open and sum([len(item.waiting) for item in self.units.values()]) >= MAX_WAITING:
             self.refuse([ticket], "crowded", "too many requests are waiting")
         else:
@@ -6296,9 +6296,7 @@ class Residency:
         unit = self.units[unit_id]
         unit.wish, unit.dismissed, unit.pushed_out_by, unit.gave_way = None, True, None, None
         self.refuse(unit.waiting.values(), "unloaded", f"{unit.name} was unloaded: {reason}")
-        if unit.status == "loading":
-            self.stop(unit, reason)
-        elif unit.status == "loaded" and not unit.unloading:
+        if unit.status in ("loading", "loaded") and not unit.unloading:
             unit.unloading = now + unit.grace, reason
         return self.settle(now)
 
@@ -6443,22 +6441,16 @@ class Residency:
 
     def place(self, unit: Unit, plan: Plan, victims: Sequence[Unit], planner: Planner) -> None:
         """Start a unit, or let others go for it, all at once; until they can, they take no new requests."""
-        if planner.fits(plan):
-            self.start(unit, plan, planner)
+        if not planner.fits(plan):
+            planner.claim(unit, plan)
+            wait = any(map(planner.must_wait, victims))
+            for victim in victims:
+                if not wait:
+                    victim.pushed_out_by = unit
+                    self.stop(victim, f"evicted for {unit.name}")
+                elif planner.settled(victim):
+                    planner.yields[victim] = unit
             return
-        planner.claim(unit, plan)
-        wait = any(map(planner.must_wait, victims))
-        for victim in victims:
-            if not wait:
-                victim.pushed_out_by = unit
-                self.stop(victim, f"evicted for {unit.name}")
-            elif planner.settled(victim):
-                planner.yields[victim] = unit
-
-    # changes
-
-    def start(self, unit: Unit, plan: Plan, planner: Planner) -> None:
-        """Reserve the memory of `plan` and start the unit."""
         unit.status, unit.plan, unit.held, unit.used_at = "loading", plan, planner.need(plan), planner.now
         unit.loaded_for, unit.dismissed = unit.wished_for, False
         unit.came_from, unit.started_at = unit.reason, planner.now
@@ -6469,6 +6461,8 @@ class Residency:
         self.actions.append(Action("loading", unit, unit.loaded_for, details))
         if unit.came_from == "crashed":
             self.actions.append(Action("restart", unit, unit.loaded_for, {"failures": unit.failures}))
+
+    # changes
 
     def stop(self, unit: Unit, reason: str) -> None:
         """End the unit's process; whoever asks for it from now on waits until it has ended."""
