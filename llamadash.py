@@ -9633,7 +9633,7 @@ def download_word(text: str, endpoint: str = HUB) -> Source:
 
 def download_models(files: dict[str, Part]) -> list[Json]:
     """The models among a repository's `files`: {file, size, quantization, shards, projector?}, smallest first."""
-    shards: dict[str, list[str]] = {}
+    shards: dict[tuple[str, int], list[str]] = {}
     projectors, models = [], []
     for name in sorted(files):
         base = name.rpartition("/")[2].lower()
@@ -9641,12 +9641,11 @@ def download_models(files: dict[str, Part]) -> list[Json]:
             projectors.append(name)
         elif "imatrix" not in base:  # statistics for quantizing, no model
             found = re.fullmatch(SHARD, name)
-            shards.setdefault(f"{found[1]}/{found[3]}" if found else name, []).append(name)
-    for names in shards.values():
-        found = re.fullmatch(SHARD, names[0])
-        if not found or len(names) == int(found[3]):  # else incomplete: an upload under way
+            shards.setdefault((found[1], int(found[3])) if found else (name, 1), []).append(name)
+    for (_, count), names in shards.items():
+        if len(names) == count:  # else incomplete: an upload under way
             models.append({"file": names[0], "size": sum(files[name].size for name in names),
-                           "quantization": download_quantization(names[0]), "shards": names if found else [],
+                           "quantization": download_quantization(names[0]), "shards": names if count > 1 else [],
                            **download_projector(names[0], projectors, files)})
     return sorted(models, key=lambda model: (model["size"], model["file"]))
 
@@ -10077,6 +10076,7 @@ class Downloads:
             await Transfer(self.hub, download, self.show).run()
             await self.came(download)
             status = "done"
+            log.info("downloaded %s from %s", download.file, download.repo)
         except (DashError, OSError) as problem:
             status, download.error = "failed", str(problem)
             if isinstance(problem, OSError):
@@ -10094,8 +10094,6 @@ class Downloads:
         self.pump()
         self.dash.event("download", reason=f"{download.file} failed: {download.error}" if download.error else
                         f"{download.file} is complete", details={"alert": "download"})
-        if status == "done":
-            log.info("downloaded %s from %s", download.file, download.repo)
 
     async def look_for_newer(self) -> None:
         """Ask the hub once a day whether what came from it has newer files there, where the owner does not mind."""
@@ -10201,7 +10199,7 @@ class Transfer:
                     raise HubUnavailable(f"given up after {failures} attempts in vain: {problem}") from problem
                 log.info("download of %s: %s; trying again", part.name, problem)
                 pause = min(RETRY_PAUSE[0] * 2 ** (failures - 1), RETRY_PAUSE[1])
-                pause = max(pause * (0.75 + secrets.randbelow(500) / 1000), problem.details.get("retryAfter", 0))
+                pause = max(pause, problem.details.get("retryAfter", 0))
                 try:
                     download.error, download.retry_at = str(problem), now_ms() + round(pause * 1000)
                     await self.report("running")
@@ -11879,7 +11877,8 @@ async def upstream_findings(config: Config, _values: Json) -> Findings:
             if getattr(problem, "status", 0) in (401, 403):
                 yield "fail", about, f"{url} wants a key", f"set the variable {upstream.variable}"
             else:
-                yield ("fail", about, f"{url} does not answer as it should ({clean_text(str(problem))[:200]})",
+                cause = clean_text(getattr(problem, "strerror", None) or str(problem))[:200]
+                yield ("fail", about, f"{url} does not answer as it should ({cause})",
                        "start it there, or correct its address")
 
 
