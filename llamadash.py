@@ -9510,7 +9510,7 @@ class Download:
     def partial(self, part: Part) -> Path:
         """Where `part` is until then."""
         target = self.target(part)
-        return target.with_name(".".join(filter(None, [target.name, part.tag, "part"])))
+        return target.with_name(f"{target.name}.{part.tag}.part")
 
     def count(self) -> None:
         """Look how much of each part is on the disk."""
