@@ -6010,12 +6010,12 @@ class Ticket(NamedTuple):
 
 
 class Action(NamedTuple):
-    """What becomes of a unit: what is to be done for that, and then told as an event of the timeline.
+    """What becomes of a unit: an event of the timeline, and what has to be done for it.
 
-    To be done: loading: start its process | stopping: end it; not told | admitted: pass the ticket's request on to it;
-    not told | refused: tell the ticket's request, where there is one, why.
+    `loading`: start its process. `refused`: tell a ticket's request why, if it is one's. Only done, and no event:
+    `stopping`: end its process; `admitted`: pass the ticket's request on to it.
     """
-    kind: str  # one of these, or waiting | restart | loaded | unloaded | failed | crashed
+    kind: str  # loading | restart | loaded | unloaded | failed | crashed | waiting | refused | stopping | admitted
     unit: Unit
     reason: str = ""
     details: Mapping[str, Any] = {}  # of a request refused with a `code`: crowded | waited | failed | unloaded
@@ -6310,7 +6310,7 @@ class Residency:
         return self.settle(now)
 
     def exited(self, unit_id: str, error: str | None, now: float) -> list[Action]:
-        """A unit's process ended; `error` says why, where it was not told to; who waits is not served for ever."""
+        """A unit's process ended; `error` says why, where it was not told to. Who waits has another, not for ever."""
         unit = self.units[unit_id]
         crashed = unit.status == "loaded"
         if now - unit.loaded_at > STABLE_AFTER:
@@ -9000,7 +9000,8 @@ class Chats:
             chat.finish_reason = "cancelled"
         except DashError as problem:
             error = problem
-        teller.cancel()
+        finally:
+            teller.cancel()
         await self.flush(chat)
         if chat.message:
             self.all.pop(chat.id, None)
