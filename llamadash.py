@@ -5508,7 +5508,7 @@ VAGUE = (r"(?i)failed to load (?:the )?model(?:,? '.*)?$|unable to load model|ex
 HARMLESS = re.compile(r"http client error: Connection handling canceled")  # logged as an error when a client leaves
 NOISE = re.compile(r"^srv +(?:load:   |update_slots|log_ser)|^slot (?:get_availabl|launch_slot_|print_timing|release)")
 # Why a process ended, by what it wrote: the first of these that is found says it, in the reader's words.
-CAUSES = tuple((re.compile(pattern), cause) for pattern, cause in (
+CAUSES = (
     (r"(?i)(?:cuda|hip|rocm|musa|vulkan|metal|sycl|cann).{0,80}out of memory|Malloc failed|cuMemCreate|ALLOC_FAILED|"
      r"out_?of_?(?:device_?memory|resources)|ErrorOutOfMemory|object_allocation_failure|kIOGPU\w{0,64}OutOfMemory|"
      r"Insufficient Memory \(0|[Mm]emory allocation of size|exceeds device mem|metal.{0,80}failed to allocate|"
@@ -5551,7 +5551,7 @@ CAUSES = tuple((re.compile(pattern), cause) for pattern, cause in (
     (r"^(?:[^\s:]{1,99}: )?(?:[^\s:]{0,300}[/\\])?([\w-]{1,64}\.\w{1,3}:\d{1,6}): (.{1,300})",
      "The engine stopped itself at {}: {}"),
     (r"^(?:  what\(\): +|libc\+\+abi: terminating .{1,200}?: )(.{1,300})", "The engine stopped itself: {}"),
-))
+)
 # What reading answers of wrong types, or of numbers that nobody can compute with, may raise.
 MALFORMED = (AttributeError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError)
 # Becomes the engine, beside a shell in its group that ends both when the pipe is closed: by our end, whatever it is.
@@ -5611,7 +5611,7 @@ def explanation(lines: Iterable[LogLine], free: dict[str, int], taken: dict[str,
              if not (HARMLESS.search(line.text) or "pinned memory" in line.text)]
     for pattern, cause in CAUSES:
         for line in lines:
-            if found := pattern.search(line.text):
+            if found := re.search(pattern, line.text):
                 short = shortage(lines, free, taken, main=cause.startswith("Main")) if "{shortage}" in cause else {}
                 return cause.format(*found.groups(), **short)
     errors = [re.sub(ORIGIN, "", line.text).strip() for line in lines if line.level == "error"]
