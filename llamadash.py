@@ -647,10 +647,12 @@ class Access:
         self.failures.count(counted)
         if not isinstance(password, str) or not 0 < len(password) <= MAX_PASSWORD or not encodable(password):
             return False
-        good = await self.in_turn(counted, password_matches, password, self.dash.db.get_meta("password", {}))
-        if good:
-            self.failures.moments.pop(counted, None)
-        return good
+        stored = self.dash.db.get_meta("password", {})
+        good = await self.in_turn(counted, password_matches, password, stored)
+        if not good or stored != self.dash.db.get_meta("password", {}):  # changed while this one waited
+            return False
+        self.failures.moments.pop(counted, None)
+        return True
 
     async def in_turn(self, address: str, function: Callable[..., Result], *arguments: Any) -> Result:
         """What `function` returns, which hashes a password: one at a time, for each takes 32 MiB and 0.2 s.
@@ -2504,7 +2506,7 @@ class GGUFReader:
             raise GGUFError(f"an array of {count} items, more than the file can hold")
         if kind == GGUF_TEXT:
             self.skip_texts(count)
-        elif count > MAX_KEPT_ITEMS or self.kept + count > 64 * MAX_KEPT_ITEMS:
+        elif count > MAX_KEPT_ITEMS or self.kept + count > 64 * MAX_KEPT_ITEMS:  # of all arrays together
             self.at += count * size
         else:
             self.kept += count
@@ -2702,7 +2704,7 @@ FIT_MARGIN = 1 << 30  # bytes that the engine leaves free on each device when it
 FIT_MIN_CONTEXT = 4096  # the engine shrinks a context that nobody asked for no further
 LARGEST_CONTEXT = 1 << 24  # tokens; no model was trained for more
 CACHE_BYTES = {name.lower(): size / block for name, block, size in TENSOR_TYPES.values()}  # for each number of it
-RECURRENT = frozenset(("mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"))
+RECURRENT = frozenset(("mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7", "falcon-h1"))
 WITHOUT_CACHE = frozenset((
     "bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "jina-bert-v2", "jina-bert-v3", "eurobert",
     "gemma-embedding", "wavtokenizer-dec", "dream", "llada", "llada-moe", "rnd1", "clef"))
@@ -2741,8 +2743,8 @@ def tensor_rules(text: str) -> list[tuple[re.Pattern[str], str]]:
 
 
 def batch_work(model: Json, header: GGUFHeader, state: int) -> tuple[int, int, float]:
-    """Numbers that the engine works with, as measured or more: for each token of a batch, in layers with a state too,
-    and of these for each request."""
+    """How many numbers the engine works with, as measured or more: for each token of a batch; or, where layers have
+    a `state`, for each token and besides for each request."""
     embedding, used = model["embedding_length"] or 0, model["expert_used_count"] or 0
     width, wide, dense, latent, inner, groups, size = (header.largest(key) or 0 for key in (
         "expert_feed_forward_length", "feed_forward_length", "leading_dense_block_count", "attention.key_length_mla",
@@ -2805,10 +2807,10 @@ def per_layer(value: Any, layers: int, default: Any) -> list[Any]:
 def recurrent_layers(architecture: str, header: GGUFHeader, layers: int, heads: list[int]) -> list[bool]:
     """Which layers keep a state of fixed size in place of the context."""
     listed, interval = header.of_model("attention.recurrent_layers"), header.of_model("full_attention_interval")
-    if architecture in RECURRENT or architecture == "falcon-h1":
+    if architecture in RECURRENT:
         return [True] * layers
-    if isinstance(listed, list) and len(listed) >= layers:
-        return [bool(item) for item in listed[:layers]]
+    if isinstance(listed, list):
+        return [bool(item) for item in per_layer(listed, layers, 0)]
     if architecture == "qwen3next" and interval is None:
         interval = 4  # its older files do not say so
     if type(interval) is int and interval > 0:

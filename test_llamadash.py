@@ -12084,6 +12084,19 @@ async def test_a_newcomer_goes_before_a_crowd_that_failed(dash: StubDash, monkey
     assert checked.count("wrong") == 31 and not dash.access.waiting
 
 
+@run_async
+async def test_a_password_that_changes_while_a_guess_waits_lets_nobody_in(dash: StubDash) -> None:
+    """What was right when it was sent, and is not any more when it was looked at, opens no session."""
+    dash.db.set_meta("password", llamadash.hashed_password("correct horse"))
+    async with dash.access.hashing:
+        waiting = asyncio.ensure_future(dash.access.admit({"password": "correct horse"}, "10.0.0.1"))
+        await eventually(lambda: dash.access.waiting)
+        dash.db.set_meta("password", llamadash.hashed_password("battery staple"))
+    with pytest.raises(llamadash.Unauthenticated):
+        await waiting
+    assert not dash.db.sessions()
+
+
 @OTHER_PEER
 @run_async
 async def test_sockets_are_counted_by_forwarded_address(start: Callable[..., Server]) -> None:
