@@ -6312,7 +6312,7 @@ class Residency:
         return self.settle(now)
 
     def exited(self, unit_id: str, error: str | None, now: float) -> list[Action]:
-        """A unit's process ended; `error` says why, where it was not told to. For who waits it is loaded again, a few times."""
+        """A unit's process ended; `error` says why, where it was not told to. Who waits has it loaded again."""
         unit = self.units[unit_id]
         crashed = unit.status == "loaded"
         if now - unit.loaded_at > STABLE_AFTER:
