@@ -8194,7 +8194,7 @@ async def test_a_model_goes_to_one_gpu_where_it_fits(
 def test_what_a_process_has_less_than_asked(parameters: Json, context: int, gpus: dict[str, float], said: str | None,
                                             ) -> None:
     """A cut context, that of the training, and weights that the GPU had no room for are three things, and are said."""
-    group = llamadash.Group({"m": ROW}, parameters, {})
+    group = llamadash.Group({"m": ROW}, parameters)
     devices = [{"name": name, "kind": "gpu", "used": used * GB} for name, used in gpus.items()]
     instance = types.SimpleNamespace(slots=1, devices=[*devices, {"name": "Main memory", "kind": "cpu", "used": GB}],
                                      output=types.SimpleNamespace(meta={"n_ctx": context}))
