@@ -7327,8 +7327,7 @@ class Requests:
         for kind in TOKEN_KINDS:
             self.totals["tokens_total", model, kind] += row[f"{kind}_tokens"] or 0
         self.finished.append(row)
-        if call.admitted_at is not None and self.dash.energy.meters and (unit := self.dash.pool.residency.units.get(
-                call.unit or "")):
+        if call.admitted_at is not None and (unit := self.dash.pool.residency.units.get(call.unit or "")):
             self.dash.energy.ended.append(Consumer(row, call.admitted_at, time.monotonic(), unit.held))
         if call.status == "ok":
             self.served_at = time.monotonic()
@@ -7494,7 +7493,7 @@ class EnergyLedger:
         held = {id: unit.held for id, unit in self.dash.pool.residency.units.items()}
         consumers += [Consumer(call, call.admitted_at, now, held.get(call.unit, {}))
                       for call in self.dash.requests.active.values() if call.unit and call.admitted_at is not None]
-        consumers += [Consumer(instance, instance.started, now, held[id], idle=True)
+        consumers += [Consumer(instance, instance.started, now, held.get(id, {}), idle=True)
                       for id, instance in self.dash.pool.instances.items()]
         nobody = Consumer({"timestamp": now_ms(), "model": "", "status": "idle", "energy": 0}, begin, now, idle=True)
         cards = {device["name"]: f"GPU {self.dash.sampler.gpus[id]['index']}"
@@ -7832,6 +7831,8 @@ class Exchange(ModelRequest):
             if hasattr(task := asyncio.current_task(), "uncancel"):
                 task.uncancel()  # type: ignore[union-attr]
             return await self.failed(GatewayError(401 if call.code == "key_revoked" else 503, str(call.error)))
+        finally:
+            self.body = None  # what failed may be remembered for longer
 
     async def failed(self, problem: GatewayError) -> web.StreamResponse:
         """Tell the client: with a status, or where its stream has only just begun with an event in it."""
@@ -8295,7 +8296,15 @@ class Keys:
         key = None if asks_first else self.valid_key(request)
         if key is None and not (asks_first and self.any) and (problem := self.dash.web.origin_problem(request)):
             raise GatewayError(403, self.dash.hub.explain("foreign origins", f"{problem} So does an API key."))
-        return NO_KEY if key is None else self.counted(key)
+        if key is None:
+            return NO_KEY
+        self.used[key["id"]] = now_ms()
+        if limit := key["requests_per_minute"]:
+            now, spent = time.monotonic(), self.spent.setdefault(key["id"], deque(maxlen=limit))
+            if len(spent) == limit and (wait := math.ceil(60 - (now - spent[0]))) > 0:
+                raise GatewayError(429, f"This key allows {limit} requests a minute.", retry_after=wait)
+            spent.append(now)
+        return key
 
     def valid_key(self, request: web.BaseRequest) -> Json | None:
         """The valid key of a request; GatewayError where it needs one and has none. Who guesses has to wait."""
@@ -8319,26 +8328,6 @@ class Keys:
             self.failures.count(address)
             raise GatewayError(401, "This API key is not valid.", code="invalid_api_key")
         return key
-
-    def counted(self, key: Json) -> Json:
-        """Note that `key` is used now; GatewayError where that is more often than it may be."""
-        now = time.monotonic()
-        self.used[key["id"]] = now_ms()
-        if limit := key["requests_per_minute"]:
-            spent = self.spent.setdefault(key["id"], deque(maxlen=limit))
-            if len(spent) == limit and (wait := math.ceil(60 - (now - spent[0]))) > 0:
-                raise GatewayError(429, f"This key allows {limit} requests a minute.", retry_after=wait)
-            spent.append(now)
-        return key
-
-    def revoke(self, id: int) -> Json:
-        """End a key, and every request that came with it."""
-        row = self.dash.db.revoke_api_key(id)
-        self.load()
-        for call in list(self.dash.requests.active.values()):
-            if call.key_id == id:
-                self.dash.requests.cancel(call, "The key was revoked.", status="failed", code="key_revoked")
-        return row
 
     async def save_used(self) -> None:
         """Save when each key was last used."""
@@ -8480,7 +8469,11 @@ async def keys_create(dash: Dash, *, name: Annotated[str, Length(1, 100)],
 @on("keys:revoke", error="REVOKE_KEY_FAILED", cost=5)
 async def keys_revoke(dash: Dash, *, id: int) -> Json:
     """End an API key; the requests that came with it end as well."""
-    key = dash.gateway.keys.revoke(id)
+    key = dash.db.revoke_api_key(id)
+    dash.gateway.keys.load()
+    for call in list(dash.requests.active.values()):
+        if call.key_id == id:
+            dash.requests.cancel(call, "The key was revoked.", status="failed", code="key_revoked")
     dash.event("key", reason=f"{key['name']} was revoked")
     await dash.broadcast("keys:updated", {"keys": dash.db.api_keys()})
     return {"key": key}

@@ -1243,7 +1243,7 @@ async def test_a_bad_value_costs_that_value(tmp_path: Path, full_database: bytes
     dash.db.prune(dash.settings())
     key = dash.db.find_api_key(b"hash")
     assert key and (key["models"] is not None or junk == "null")  # none is any
-    dash.gateway.keys.counted(key)
+    collections.deque[float](maxlen=key["requests_per_minute"])  # as is made of it when it is used
     with pytest.raises(llamadash.Unauthenticated):
         await dash.access.admit({"password": "not the password"}, "10.0.0.1")
     assert await dash.access.admit({"token": await dash.access.key()}, "10.0.0.1")
@@ -9016,6 +9016,44 @@ async def test_large_and_hostile_bodies(impatient: Callable[..., Server], fake: 
                 async with api.http.post(api.url + "/v1/completions", data=body) as answer:
                     assert answer.status == 413
         await eventually(lambda: memory_of(server) - before < 40, "it is given back")
+
+
+@run_async
+async def test_a_body_counts_until_it_is_sent(tmp_path: Path) -> None:
+    """However its request ends: answered, refused, failed, or left by its client while it waits or is answered."""
+    (tmp_path / "fake").mkdir()
+    fake = FakeEngine(tmp_path / "fake")
+    fake.say("slow")
+    dash = EngineDash(tmp_path, fake.program, "one two", models_max=1, defaults={})
+    async with running(dash), aiohttp.ClientSession() as http:
+        bodies, pad = dash.gateway.routing.bodies, "x" * 100_000
+
+        def post(model: str, **fields: Any) -> asyncio.Task[int]:
+            async def status() -> int:
+                text = json.dumps({"model": model, "messages": [], "pad": pad, **fields})
+                async with http.post(f"{dash.gateway.url}/v1/chat/completions", data=text) as answer:
+                    await answer.read()
+                    return answer.status
+            return asyncio.create_task(status())
+        gc.collect()
+        gc.disable()
+        try:
+            waiting = [post("one"), post("one", stream=True), post("two")]
+            await eventually(lambda: len(bodies) == 3 and len(dash.requests.active) == 3)
+            await llamadash.cancelled(waiting[1:])
+            await eventually(lambda: len(bodies) == 1)
+            fake.say("slow", value=False)
+            assert await waiting[0] == 200 and not bodies
+            assert await post("nobody") == 404 and await post("one", fake={"status": 400}) == 400 and not bodies
+            answered = post("one", stream=True, fake={"tokens": 1000, "pause": 0.02})
+            await eventually(lambda: [call for call in dash.requests.active.values() if call.pieces])
+            assert not bodies
+            await llamadash.cancelled([answered])
+            fake.say("die")
+            fake.say("broken")
+            assert await post("one") == 503 and not bodies
+        finally:
+            gc.enable()
 
 
 async def _in_parts(megabytes: int) -> AsyncIterator[bytes]:
