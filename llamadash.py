@@ -227,16 +227,11 @@ import yarl
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-
-@functools.cache
-def trusted_certificates() -> ssl.SSLContext:
-    """What https to other machines needs. Reading it takes 0.1 s, so it is read when it is first needed."""
-    return ssl.create_default_context()
-
-
 Json = dict[str, Any]
 Result = TypeVar("Result")
 log = logging.getLogger("llamadash")
+# What https to other machines needs: reading it takes 0.1 s, so it is read when it is first needed.
+trusted_certificates = functools.cache(ssl.create_default_context)
 
 
 # -- Errors, fields and events --------------------------------------------------------------------
