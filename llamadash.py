@@ -10941,8 +10941,9 @@ async def in_turns(work: Callable[[Any], Result], rows: list[Any]) -> list[Resul
 
 async def encoded_by_parts(value: Json) -> bytes:
     """encoded() of an object that may hold long lists: the others get their turn in between."""
-    parts = [b"%b:[%b]" % (encoded(key), b",".join(await in_turns(encoded, item))) if isinstance(item, list) else
-             encoded({key: item})[1:-1] for key, item in value.items()]
+    parts = [b"%b:[%b]" % (encoded(key), b",".join(await in_turns(encoded, item)))
+             if isinstance(item, list) and len(item) > MANY_ITEMS else encoded({key: item})[1:-1]
+             for key, item in value.items()]
     return b"{%b}" % b",".join(parts)
 
 
