@@ -9000,7 +9000,8 @@ class Chats:
             chat.message |= {"status": "failed" if error else ended, "tool_calls": [*chat.calls.values()],
                              "error": error and error.as_json(),
                              "stats": {**chat.outcome(), "context": context, "energy": None, "cost": None}}
-            self.unmetered[chat.id] = chat.call.id, chat.message["conversation"], chat.message["stats"]
+            if chat.call.id:  # it came as far as to be a request
+                self.unmetered[chat.id] = chat.call.id, chat.message["conversation"], chat.message["stats"]
             for id in [*self.unmetered][:-MAX_UNMETERED]:
                 del self.unmetered[id]
             error = self.save(chat) or error
