@@ -10907,7 +10907,7 @@ UNREAD_TIME = 30.0  # s in which a client reads something of what waits for it
 MANY_ITEMS = 200  # of a list, that are written as JSON at once, in some milliseconds
 AUTH_DEADLINE = 10.0  # seconds in which a new socket must authenticate
 CLOSE_GRACE = 1.0  # seconds between a refusal, or a close, and the end of the TCP connection
-RECOVERY_TIME, RECOVERY_BYTES = 120.0, 4_000_000  # for which missed broadcasts are kept (s), and of which, at most
+RECOVERY_TIME, RECOVERY_BYTES = 120.0, 4_000_000  # s for which missed broadcasts are kept, and bytes of them
 REQUEST_SIZE = 20_000  # characters of a message that count as one more request, for parsing takes time as well
 MAX_IDLE = 32  # messages from one ping of ours to the next that ask for nothing: pongs, pings, acknowledgements
 MAX_RUNNING = 64  # requests of one client that may be under way at the same time
@@ -11113,7 +11113,8 @@ class Hub:
         self.clients: dict[str, Client] = {}
         self.connections: set[Client] = set()  # also those that have not authenticated yet
         self.refused: collections.Counter[str] = collections.Counter()
-        self.explained, self.known_key = "", ""  # why the last one was refused that somebody may want to let in
+        self.explained = ""  # why the last one was refused that somebody may want to let in
+        self.known_key = ""
         quiet = logging.getLogger("llamadash.socketio")
         quiet.setLevel(logging.CRITICAL)
         self.sio = socketio.AsyncServer(async_mode="aiohttp", logger=quiet, engineio_logger=quiet)
@@ -12166,7 +12167,7 @@ WantedBy=multi-user.target
 PRUNE_DELAY, PRUNE_INTERVAL = 60.0, 900.0  # s from the start until what is too old is deleted first, and then again
 RESTART_PAUSE = 1.0  # s until a background task that has failed begins again
 ADDRESS_PAUSE = 3.0  # s until the API's address is tried again that was not there
-HEARTBEAT, STALL = 0.5, 0.25  # s between two signs of life of the loop; without it that are worth a log line
+HEARTBEAT, STALL = 0.5, 0.25  # s between two signs of life of the loop, and of its silence that are worth a log line
 MAX_UNSAVED = 1000  # events of the timeline that wait for a database that takes them
 
 
