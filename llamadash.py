@@ -4464,11 +4464,11 @@ async def models_list(dash: Dash) -> Json:
 
 
 @on("models:get", error="GET_MODEL_FAILED")
-async def models_get(dash: Dash, *, id: ModelId) -> Json:
-    """One model: its benchmarks, newest first, one that is under way, votes in chats, and how it would be started."""
+async def models_get(dash: Dash, *, id: ModelId, votes: bool = False) -> Json:
+    """One model: its benchmarks, newest first, one that is under way, how it would be started; `votes` where asked."""
     model = dash.model(id)
     return {"model": model, "benchmarks": dash.db.benchmarks(id), "benchmarking": dash.benchmarks.get(id),
-            "votes": await asyncio.to_thread(dash.db.votes, id),
+            "votes": await asyncio.to_thread(dash.db.votes, id) if votes else None,
             "projectors": dash.library.projectors.get(model["path"], []), "command": dash.pool.command(id)}
 
 
@@ -13101,8 +13101,8 @@ def main(argv: list[str] | None = None) -> int:
             lasting = lasting or bool(path and os.path.lexists(path))  # else it may be mounted later
             message = (f"{path or 'a file'} cannot be used by this user ({problem.strerror}): change its owner, "
                        "or run as another user")
-        elif path:
-            message = str(database_error(problem, f"{path} cannot be used", config.data_dir))
+        elif path or problem.errno == errno.ENOSPC:  # which is not told with a path where it is met while writing
+            message = str(database_error(problem, f"{path or config.data_dir} cannot be used", config.data_dir))
         say(f"llamadash: {message}", sys.stderr)
         return EXIT_USAGE if lasting else EXIT_LATER
     except KeyboardInterrupt:

@@ -7500,7 +7500,7 @@ async def running(dash: StubDash) -> AsyncIterator[Any]:
         await dash.gateway.close()
         await llamadash.cancelled(tasks)
         dash.db.close()
-    assert not [process for process in processes if alive(process)], "processes are left"
+    await eventually(lambda: not [process for process in processes if alive(process)], "processes are left")
     assert not dash.failures, dash.failures
 
 
@@ -16502,7 +16502,7 @@ async def test_two_answers_side_by_side(appliance: Server, tmp_path: Path) -> No
         assert "llamadash" in sent[1]["text"]
         await page.get_by_role("button", name="Vote for this answer").first.click()
         await page.get_by_role("button", name="Voted best").wait_for()
-        votes = [(await client.request("models:get", id=answer["model"]))["votes"] for answer in (
+        votes = [(await client.request("models:get", id=answer["model"], votes=True))["votes"] for answer in (
             await client.request("conversations:get", id=saved))["conversation"]["messages"] if "compare" in answer]
         assert sorted(vote["best"] for vote in votes) in ([0, 1], [1, 1]) and {vote["of"] for vote in votes} == {1}
         await page.reload()

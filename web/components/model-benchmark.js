@@ -75,7 +75,7 @@ export class ModelBenchmark extends Component {
     try {
       const {
         model, benchmarks = model.benchmarks ?? [], benchmarking, votes = this.state.votes,
-      } = await this.props.state.request("models:get", { id: this.props.model.id });
+      } = await this.props.state.request("models:get", { id: this.props.model.id, votes: true });
       this.setState({ votes, ...(this.state.results.length ? {} : { results: benchmarks }) });
       if (benchmarking && !this.state.progress) this.follow(benchmarking);
     } catch {
