@@ -7523,7 +7523,8 @@ class EnergyLedger:
             if isinstance(what, dict):
                 tokens = what.get("generated_tokens") if what["energy"] is None else None
                 rows.append({**what, "energy": energy, "metered": tokens})
-                await self.dash.chats.metered(what.get("id", 0), (what["energy"] or 0.0) + energy)
+                if "id" in what:  # nobody is no request
+                    await self.dash.chats.metered(what["id"], (what["energy"] or 0.0) + energy)
                 continue
             what.energy = (what.energy or 0.0) + energy
             if isinstance(what, Instance):
