@@ -564,6 +564,8 @@ def good_values(saved: Json, fields: dict[str, Any]) -> Json:
             good[key] = checked(saved[key], fields[key], key)
         except InvalidRequest as problem:
             log.warning("%s is not used as it is saved: %s", key, problem)
+            if typing.get_origin(fields[key]) is dict and isinstance(saved[key], dict):  # which costs only what is bad
+                good[key] = good_values(saved[key], dict.fromkeys(saved[key], typing.get_args(fields[key])[1]))
     return good
 
 
@@ -949,7 +951,7 @@ MODEL_COLUMNS: dict[str, tuple[Any, Any]] = {
     **dict.fromkeys(("parameter_count", "file_size", "file_mtime", "context_length", "embedding_length", "block_count",
                      "head_count", "head_count_kv", "vocabulary_size", "expert_count", "expert_used_count",
                      "sliding_window", "key_length", "value_length", "projector_size", "created_at", "updated_at",
-                     "idle", "last_used_at"), (None, Timestamp | None)),
+                     "idle", "last_used_at"), (None, Annotated[int, Range(0, 2**63)] | None)),
     **dict.fromkeys(("favorite", "missing", "chat_template", "pinned", "preferred"), (False, Timestamp | None)),
     "revision": (1, Timestamp), "last_speed": (None, float | None), "parameters": ({}, dict[str, Any]),
     "modalities": (["text"], list[str]), **dict.fromkeys(("shards", "aliases", "tags"), ([], list[str])),
@@ -3485,10 +3487,10 @@ class Machine:
 
     def sample(self, lag: float) -> Json:
         """Their part of a sample, in well under a millisecond; `lag` is the loop's, in seconds."""
-        span = time.monotonic() - self.measured_at
-        measured = span >= MIN_SPAN
-        received, sent = self.network(span) if measured else (None, None)
-        self.measured_at = time.monotonic() if measured else self.measured_at
+        now = time.monotonic()
+        measured = now - self.measured_at >= MIN_SPAN
+        received, sent = self.network(now - self.measured_at) if measured else (None, None)
+        self.measured_at = now if measured else self.measured_at
         memory, swap = readable(psutil.virtual_memory), readable(psutil.swap_memory)
         counted = sum(readable(psutil.cpu_times) or ()) > 0  # by a system that counts
         return {
