@@ -1589,7 +1589,8 @@ class DatabaseFile(Statements):
 
     def checkpoint(self) -> None:
         """Fold what is in the write-ahead log into the file, so that the log may be lost; holds nobody up."""
-        self.marks.add(mark := json.dumps(secrets.token_hex(8)))
+        mark = json.dumps(secrets.token_hex(8))
+        self.marks |= {mark} if self.marks else set()  # before the first one is there, none need be
         self.set_meta("mark", json.loads(mark))
         with self.explained(), contextlib.closing(sqlite3.connect(self.path)) as db:
             _, pages, folded = db.execute("PRAGMA wal_checkpoint").fetchone()  # both -1 where another one is under way

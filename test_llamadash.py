@@ -2462,6 +2462,25 @@ def test_the_cause_is_found_by_trying(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_checkpoint_that_failed_is_no_overwriting(fresh_db: llamadash.Database,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where what was saved never got into the file itself, for want of descriptors, that is not taken for a copy."""
+    def refuse(*_arguments: Any, **_options: Any) -> None:
+        raise sqlite3.OperationalError("unable to open database file")
+    fresh_db.set_meta("kept", 1)
+    with monkeypatch.context() as patch, pytest.raises(llamadash.DashError):
+        patch.setattr(sqlite3, "connect", refuse)
+        fresh_db.checkpoint()
+    assert not fresh_db.marks
+    fresh_db.checkpoint()
+    (first,) = fresh_db.marks
+    with monkeypatch.context() as patch, pytest.raises(llamadash.DashError):
+        patch.setattr(sqlite3, "connect", refuse)
+        fresh_db.checkpoint()
+    fresh_db.see_own_content()
+    assert first in fresh_db.marks and not fresh_db.lost and fresh_db.get_meta("kept") == 1
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="needs mounts of its own")
 @pytest.mark.parametrize(("mount", "words"), [
     ("mount --bind {0} {0} && mount -o remount,ro,bind {0}", "Read-only file system. Check the disk"),
