@@ -5555,7 +5555,7 @@ CAUSES = (
 # What reading answers of wrong types, or of numbers that nobody can compute with, may raise.
 MALFORMED = (AttributeError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError)
 # Becomes the engine, beside a shell in its group that ends both when the pipe is closed: by our end, whatever it is.
-GUARD = '(read -r end < "/dev/fd/$0"; kill -KILL "-$$") > /dev/null 2>&1 & exec "$@"'
+GUARD = '[ -e "/dev/fd/$0" ] && (read -r end < "/dev/fd/$0"; kill -KILL "-$$") > /dev/null 2>&1 & exec "$@"'
 SHELL = shutil.which("sh") if os.name == "posix" else None
 
 
