@@ -17091,7 +17091,7 @@ def run_tests(arguments: list[str]) -> int:
     """Run the tests that are named, or all, in parallel where nobody wants to look into one."""
     files = [] if any("::" in item for item in arguments) else [__file__]
     alone = any(item == "-s" or item.startswith(("--pdb", "--capture=no", "--trace")) for item in arguments)
-    workers = 0 if alone else min(8, 3 * (os.cpu_count() or 1))  # most of the time they wait
+    workers = 0 if alone else min(8, 2 * (os.cpu_count() or 1))  # half of the time they wait
     return pytest.main([*files, "-q", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning",
                         "-n", str(workers), "--dist", "worksteal", *arguments], plugins=[Loudly()])
 
