@@ -1610,7 +1610,10 @@ class DatabaseFile(Statements):
         self.lost = self.notice = (f"{self.path} was overwritten while llamadash ran: nothing is saved any more. "
                                    "Restart llamadash: it goes on with what is there now.")
         log.error("%s", self.notice)
-        os.truncate(f"{self.path}-wal", 0)  # what it holds are parts of the file as it was
+        log_file = f"{self.path}-wal"  # what it holds are parts of the file as it was
+        with contextlib.suppress(OSError):
+            shutil.copy(log_file, f"{self.name_aside('overwritten')}-wal")
+        os.truncate(log_file, 0)
 
     def close(self) -> None:
         """Close the writing connection, folding the write-ahead log back into the file."""
