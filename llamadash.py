@@ -3545,15 +3545,14 @@ class Sampler:
 
     async def run(self) -> None:
         """Sample, save and broadcast every `metrics_interval` seconds until cancelled."""
-        # The first one soon, but CPU use needs some time to be measured over.
-        last = time.monotonic() + 1 - self.dash.settings()["metrics_interval"]
+        last, soon = time.monotonic(), 1.0  # s; CPU use needs some time to be measured over
         try:
             while True:
-                while (left := last + self.dash.settings()["metrics_interval"] - time.monotonic()) > 0:
+                while (left := last + min(soon, self.dash.settings()["metrics_interval"]) - time.monotonic()) > 0:
                     with contextlib.suppress(asyncio.TimeoutError):
                         await asyncio.wait_for(self.changed.wait(), left)
                     self.changed.clear()
-                last = time.monotonic()
+                last, soon = time.monotonic(), math.inf
                 await self.tick()
         finally:
             await self.nvidia.close()

@@ -11388,7 +11388,7 @@ async def test_archives_that_are_not_what_was_announced(release_folder: Path, mo
         await eventually(lambda: sum(path.stat().st_size for path in downloads.rglob("*.part")) >= 200_000)
         await dash.end_tasks()  # as the end of the program
         assert "holds no llama-server" in (await installation(dash))["line"]
-        assert releases.ranges[-1] and int(releases.ranges[-1][6:-1]) >= 200_000
+        assert any(asked and int(asked[6:-1]) >= 200_000 for asked in releases.ranges)
         monkeypatch.setattr(llamadash, "DISK_RESERVE", 1 << 60)
         releases.tag = "b100"
         assert "free" in (await installation(dash))["line"]
