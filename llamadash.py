@@ -1556,8 +1556,14 @@ class DatabaseFile(Statements):
 
     def files_at_path(self) -> list[tuple[int, int] | None]:
         """Which files are at `path` now, each by the numbers of its disk and of itself."""
-        found = [readable(functools.partial(os.stat, f"{self.path}{suffix}")) for suffix in DATABASE_FILES]
-        return [status and (status.st_dev, status.st_ino) for status in found]
+        found = list[tuple[int, int] | None]()
+        for suffix in DATABASE_FILES:
+            try:
+                status = os.stat(f"{self.path}{suffix}")
+                found.append((status.st_dev, status.st_ino))
+            except (FileNotFoundError, NotADirectoryError):  # what cannot be looked at now is not gone
+                found.append(None)
+        return found
 
     def stay_in_place(self) -> None:
         """Where the open files were taken away or replaced, write all that is known back to `path`, and say so."""
@@ -1589,9 +1595,9 @@ class DatabaseFile(Statements):
 
     def checkpoint(self) -> None:
         """Fold what is in the write-ahead log into the file, so that the log may be lost; holds nobody up."""
-        mark = json.dumps(secrets.token_hex(8))
+        mark = secrets.token_hex(8)
         self.marks |= {mark} if self.marks else set()  # before the first one is there, none need be
-        self.set_meta("mark", json.loads(mark))
+        self.set_meta("mark", mark)
         with self.explained(), contextlib.closing(sqlite3.connect(self.path)) as db:
             _, pages, folded = db.execute("PRAGMA wal_checkpoint").fetchone()  # both -1 where another one is under way
         if 0 < pages == folded:  # the file alone has all of it, and so this mark
@@ -1603,7 +1609,8 @@ class DatabaseFile(Statements):
         while written != (now := os.stat(self.path).st_mtime_ns):  # by another program's checkpoint, or a copy, maybe
             with self.lock, self.explained(), not_ours(), contextlib.closing(
                     read_only(self.path, "&immutable=1")) as db:
-                if any(mark in self.marks for (mark,) in db.execute("SELECT value FROM metadata WHERE key = 'mark'")):
+                rows = db.execute("SELECT value FROM metadata WHERE key = 'mark'")
+                if any(row["value"] == json.dumps(mark) for row in rows for mark in self.marks):
                     return
             written = now
             time.sleep(0.5)

@@ -2462,6 +2462,20 @@ def test_the_cause_is_found_by_trying(
     assert not list(tmp_path.iterdir())
 
 
+def test_files_that_cannot_be_looked_at_are_not_gone(fresh_db: llamadash.Database,
+                                                     monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that fails for a moment is told, and no file is put in the place of one that may still be there."""
+    def refuse(path: Any, *arguments: Any, real: Any = os.stat, **options: Any) -> os.stat_result:
+        if str(path).endswith("-wal"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return typing.cast(os.stat_result, real(path, *arguments, **options))
+    before = fresh_db.files
+    with monkeypatch.context() as patch, pytest.raises(llamadash.DashError):
+        patch.setattr(os, "stat", refuse)
+        fresh_db.stay_in_place()
+    assert fresh_db.files == before == fresh_db.files_at_path() and not fresh_db.notice
+
+
 def test_a_checkpoint_that_failed_is_no_overwriting(fresh_db: llamadash.Database,
                                                     monkeypatch: pytest.MonkeyPatch) -> None:
     """Where what was saved never got into the file itself, for want of descriptors, that is not taken for a copy."""
