@@ -774,7 +774,7 @@ def password_matches(password: str, stored: Json) -> bool:
 
 def config_result(dash: Dash) -> Json:
     """The engine's configuration with all that the page about it shows."""
-    config = dash.engine_config()
+    config = dash.engine_config
     roots = {path: dash.library.root(path) for path in model_folders(dash.config, config)}
     folders = [{"path": str(path), "exists": root not in dash.library.lost, "usual": path in default_model_folders(),
                 "problem": dash.library.problem(root, inside=True)} for path, root in roots.items()]
@@ -802,7 +802,7 @@ async def config_update(dash: Dash, *, revision: int, changes: dict[str, Any]) -
 @on("config:reset", error="RESET_CONFIG_FAILED", cost=5)
 async def config_reset(dash: Dash, *, revision: int | None = None) -> Json:
     """Go back to the defaults."""
-    return await apply_config(dash, dash.engine_config()["revision"] if revision is None else revision, {}, reset=True)
+    return await apply_config(dash, dash.engine_config["revision"] if revision is None else revision, {}, reset=True)
 
 
 def checked_config(dash: Dash, changes: Json, field: str) -> Json:
@@ -810,7 +810,7 @@ def checked_config(dash: Dash, changes: Json, field: str) -> Json:
     changes = checked_changes(changes, CONFIG_FIELDS, dash.config.locked(), field)
     if "models_dirs" in changes:
         for at, path in enumerate(changes["models_dirs"]):
-            known = path in dash.engine_config()["models_dirs"]  # which may be away for the moment
+            known = path in dash.engine_config["models_dirs"]  # which may be away for the moment
             if not (known or (expanded(path).is_absolute() and os.path.isdir(expanded(path)))):
                 raise InvalidRequest(f"{path} is not the full path of a folder on this machine",
                                      field=f"{field}.models_dirs.{at}")
@@ -833,23 +833,23 @@ def checked_config(dash: Dash, changes: Json, field: str) -> Json:
 
 async def apply_config(dash: Dash, revision: int, changes: Json, *, reset: bool = False) -> Json:
     """Save changes of the configuration, let the models and the library follow, and tell everybody."""
-    before = dash.engine_config()
+    before = dash.engine_config
     dash.db.save_config(revision, changes, before, reset=reset)
     dash.load_engine_config()
     dash.pool.sync()
-    changed = sorted(key for key in before.keys() - {"revision"} if before[key] != dash.engine_config()[key])
+    changed = sorted(key for key in before.keys() - {"revision"} if before[key] != dash.engine_config[key])
     if changed:
         dash.event("configuration", reason=", ".join(changed))
-    if dash.engine_config()["models_dirs"] != before["models_dirs"]:
+    if dash.engine_config["models_dirs"] != before["models_dirs"]:
         dash.spawn(dash.library.scan(), "scan")
-    await dash.broadcast("config:updated", {"config": dash.engine_config()})
+    await dash.broadcast("config:updated", {"config": dash.engine_config})
     return config_result(dash)
 
 
 @on("settings:get", error="GET_SETTINGS_FAILED")
 def settings_get(dash: Dash) -> Json:
     """What the user chose in Settings."""
-    return {"settings": dash.settings()}
+    return {"settings": dash.settings}
 
 
 @on("settings:update", error="UPDATE_SETTINGS_FAILED", cost=2)
@@ -858,10 +858,10 @@ async def settings_update(dash: Dash, *, changes: dict[str, Any]) -> Json:
     changes = checked_changes(changes, SETTING_FIELDS, dash.config.locked())
     dash.db.set_meta("settings", {**dash.db.get_meta("settings", {}), **changes})
     dash.load_settings()
-    log.setLevel(dash.settings()["log_level"].upper())
+    log.setLevel(dash.settings["log_level"].upper())
     dash.sampler.changed.set()
-    await dash.broadcast("settings:updated", {"settings": dash.settings()})
-    return {"settings": dash.settings()}
+    await dash.broadcast("settings:updated", {"settings": dash.settings})
+    return {"settings": dash.settings}
 
 
 @on("sessions:list", error="LIST_SESSIONS_FAILED")
@@ -3555,7 +3555,7 @@ class Sampler:
         last, soon = time.monotonic(), 1.0  # s; CPU use needs some time to be measured over
         try:
             while True:
-                while (left := last + min(soon, self.dash.settings()["metrics_interval"]) - time.monotonic()) > 0:
+                while (left := last + min(soon, self.dash.settings["metrics_interval"]) - time.monotonic()) > 0:
                     with contextlib.suppress(asyncio.TimeoutError):
                         await asyncio.wait_for(self.changed.wait(), left)
                     self.changed.clear()
@@ -3703,7 +3703,7 @@ async def metrics_history(dash: Dash, *, from_: Timestamp, to: Timestamp,
     """Averages and maxima of each series between two times, in `points` equal buckets at most."""
     if to <= from_:
         raise InvalidRequest("to must be later than from", field="to")
-    interval, kept = float(dash.settings()["metrics_interval"]), dash.settings()["metrics_retention_days"] * DAY
+    interval, kept = float(dash.settings["metrics_interval"]), dash.settings["metrics_retention_days"] * DAY
     return await asyncio.to_thread(
         dash.db.metrics_history, from_, to, points, series, interval=interval, minutes_kept=kept)
 
@@ -4185,7 +4185,7 @@ class Folders:
 
     def folders(self) -> list[Path]:
         """The model folders, and the usual mounts in them, each of which may hang on its own."""
-        folders = model_folders(self.dash.config, self.dash.engine_config())
+        folders = model_folders(self.dash.config, self.dash.engine_config)
         below = [Path(place) for place in sorted(self.mounts) if any(within(place, self.root(it)) for it in folders)]
         return list(dict.fromkeys([*folders, *below]))
 
@@ -4329,7 +4329,7 @@ class Library(Folders):
         if new or changed or missing or self.lost != before:
             self.dash.pool.sync()
         if self.lost != before:
-            await self.dash.broadcast("config:updated", {"config": self.dash.engine_config()})
+            await self.dash.broadcast("config:updated", {"config": self.dash.engine_config})
         return {"added": len(new), "updated": len(changed), "missing": len(missing),
                 "skipped": self.skipped, "total": len(models)}
 
@@ -4527,7 +4527,7 @@ async def models_estimate(dash: Dash, *, id: ModelId, parameters: dict[str, Any]
     own = row["parameters"] if parameters is None else \
         await dash.library.patiently(parameters, validated_parameters, parameters, dash.folders())
     header = await dash.library.header(row)
-    parameters = {**dash.engine_config()["defaults"], **own}
+    parameters = {**dash.engine_config["defaults"], **own}
     await dash.pool.memory.read()
     return {**estimate_memory(row, parameters, dash.pool.memory.of_model(row), header),
             "last": {key: (row["memory_correction"] or {}).get(key) for key in ("estimated", "taken")}}
@@ -4974,7 +4974,7 @@ def preset_source(text: str) -> Source | None:
 @on("presets:export", error="EXPORT_PRESETS_FAILED")
 async def presets_export(dash: Dash) -> Json:
     """All models and their parameters as a preset file for llama-server --models-preset."""
-    return {"ini": render_presets(dash.db.models(), dash.engine_config()["defaults"])}
+    return {"ini": render_presets(dash.db.models(), dash.engine_config["defaults"])}
 
 
 @on("presets:import", error="IMPORT_PRESETS_FAILED", cost=10)
@@ -4982,7 +4982,7 @@ async def presets_import(dash: Dash, *, ini: Annotated[str, Length(0, 262_144)],
                          dryRun: bool = False) -> Json:  # noqa: N803
     """Take over what a preset file or a command line says of the models it names, or only say what would change."""
     changes, warnings, downloads = await dash.library.patiently(
-        ini, preset_changes, dash.db.models(), ini, dash.folders(), dash.engine_config()["defaults"])
+        ini, preset_changes, dash.db.models(), ini, dash.folders(), dash.engine_config["defaults"])
     wanted = dict[str, Json]()
     for change in [] if dryRun else changes:
         new, fields = ({key: value for key, (_, value) in change[part].items()} for part in ("parameters", "fields"))
@@ -5382,7 +5382,7 @@ def free_port(host: str) -> int:
 async def engines_list(dash: Dash) -> Json:
     """The engine programs of this machine, looked for again."""
     await dash.builds.refresh()
-    return {**dash.builds.as_json(dash.engine_config(), dash.db.models()), "installing": dash.installer.report,
+    return {**dash.builds.as_json(dash.engine_config, dash.db.models()), "installing": dash.installer.report,
             "newer": dash.installer.newer}
 
 
@@ -5400,17 +5400,17 @@ async def engines_use(dash: Dash, *, id: Annotated[str, Length(1, 96)]) -> Json:
 
 async def choose_build(dash: Dash, id: str) -> None:
     """Make a build that of all models that choose none."""
-    config = dash.engine_config()
+    config = dash.engine_config
     dash.db.save_config(config["revision"], {"build": id}, config)
     dash.load_engine_config()
     dash.pool.sync()
     dash.event("build", reason=f"{id} is used")
-    await dash.broadcast("config:updated", {"config": dash.engine_config()})
+    await dash.broadcast("config:updated", {"config": dash.engine_config})
 
 
 async def announce_build(dash: Dash, id: str) -> Json:
     """Tell everybody of a build that is new or chosen."""
-    builds = dash.builds.as_json(dash.engine_config(), dash.db.models())["builds"]
+    builds = dash.builds.as_json(dash.engine_config, dash.db.models())["builds"]
     result = {"build": next(build for build in builds if build["id"] == id)}
     await dash.broadcast("engines:update", result)
     return result
@@ -6539,7 +6539,7 @@ class Entries:
         """Take over the rows and the configuration as they are now."""
         rows, units, self.groups, self.unit_of = self.dash.db.models(), self.pool.residency.units, {}, {}
         for row in rows:
-            own = {**self.dash.engine_config()["defaults"], **row["parameters"]}
+            own = {**self.dash.engine_config["defaults"], **row["parameters"]}
             lasting = {key: value for key, value in own.items() if key not in REQUEST_PARAMETERS}
             build = self.build(row)
             shared = json.dumps([row["path"], row["projector"], build.id if build else "", lasting], sort_keys=True)
@@ -6558,13 +6558,13 @@ class Entries:
     def build(self, row: Json) -> Build | None:
         """The build that an entry is run with."""
         builds = self.dash.builds
-        return builds.builds.get(row["build"] or "") or builds.default(self.dash.engine_config())
+        return builds.builds.get(row["build"] or "") or builds.default(self.dash.engine_config)
 
     def define(self, key: str, name: str = "") -> Unit:
         """Tell Residency what the entries of a unit ask of it; the unit."""
         units, group, started = self.pool.residency.units, self.groups[key], self.pool.started.get(key, {})
         name = units[key].name if key in units else name
-        idle_seconds = self.dash.engine_config()["idle_seconds"]
+        idle_seconds = self.dash.engine_config["idle_seconds"]
         idles = [idle_seconds if row["idle"] is None else row["idle"] for row in group.rows.values()]
         rows = [row for row in group.rows.values() if not row["missing"]]
         unit = Unit(key, name if name in group.rows else next(iter(group.rows)),
@@ -6582,7 +6582,7 @@ class Entries:
 
     def missing_values(self, entry: str, path: str) -> Json:
         """What of an entry's parameters its process was not started with, for the request to carry."""
-        own = {**self.dash.engine_config()["defaults"], **self.dash.db.get_model(entry)["parameters"]}
+        own = {**self.dash.engine_config["defaults"], **self.dash.db.get_model(entry)["parameters"]}
         started = self.pool.started.get(self.unit_of[entry], {})
         return request_values({key: value for key, value in own.items()
                                if key in REQUEST_PARAMETERS and started.get(key) != value}, path)
@@ -6630,10 +6630,10 @@ class Memory:
 
     def devices(self) -> list[Json]:
         """Every memory: [{name, kind, total, free (for all models together), unused, budget, held}] in bytes."""
-        units, budget, result = self.pool.residency.units.values(), self.dash.engine_config()["budget"], []
+        units, budget, result = self.pool.residency.units.values(), self.dash.engine_config["budget"], []
         for item in self.dash.sampler.memories(self.dash.builds.devices):
             others = self.outside.get(item["name"], 0) + (HOST_MARGIN if item["kind"] == "cpu" else 0)
-            others += self.dash.engine_config()["yields"].get(item["name"], 0)
+            others += self.dash.engine_config["yields"].get(item["name"], 0)
             allowed = min(budget.get(item["name"], item["total"]), item["total"])
             result.append({**item, "unused": item["free"], "budget": allowed,
                            "free": max(0, min(item["total"] - others, allowed)),
@@ -6736,8 +6736,8 @@ class Pool:
     def sync(self) -> None:
         """Follow the models' rows and the configuration."""
         for name in ("models_max", "min_residency", "max_wait"):
-            setattr(self.residency, name, self.dash.engine_config()[name])
-        self.residency.yielding = self.dash.engine_config()["yields"]
+            setattr(self.residency, name, self.dash.engine_config[name])
+        self.residency.yielding = self.dash.engine_config["yields"]
         self.entries.follow()
         self.do(self.residency.settle(time.monotonic()))
         self.mark(*self.entries.unit_of)
@@ -6790,7 +6790,7 @@ class Pool:
         """The build that runs an entry; EngineUnavailable where there is none that can."""
         if self.stopping:
             raise EngineUnavailable("The engine is stopped.")
-        return self.dash.builds.for_model(self.dash.db.get_model(entry), self.dash.engine_config())
+        return self.dash.builds.for_model(self.dash.db.get_model(entry), self.dash.engine_config)
 
     def command(self, entry: str) -> list[str]:
         """The words that would start an entry's process; empty where there is no build for it."""
@@ -6853,7 +6853,7 @@ class Pool:
 
     async def take_build_back(self, entry: str, build: Build) -> None:
         """Return to the build that a model last ran with, where the one that took its place cannot start it."""
-        builds, config = self.dash.builds, self.dash.engine_config()
+        builds, config = self.dash.builds, self.dash.engine_config
         good = builds.builds.get(self.dash.db.get_meta("proven_builds", {}).get(entry, ""))
         if good is None or good.problem or good.id == build.id or builds.default(config) is not build or self.stopping:
             return
@@ -6963,7 +6963,7 @@ async def keep_schedules(dash: Dash) -> None:
     while True:
         await asyncio.sleep(5.0)
         before, since = since, time.time()
-        for item in due_schedules(dash.engine_config()["schedules"], max(before, since - DAY / 1000), since):
+        for item in due_schedules(dash.engine_config["schedules"], max(before, since - DAY / 1000), since):
             await do_scheduled(dash, item["action"], item["model"])
 
 
@@ -7956,7 +7956,7 @@ class Gateway:
             if self.server is None:
                 await self.listen()
             self.status, self.error, self.started_at = "running", None, time.monotonic()
-            if self.dash.builds.default(self.dash.engine_config()) is None and not self.dash.upstreams.all:
+            if self.dash.builds.default(self.dash.engine_config) is None and not self.dash.upstreams.all:
                 fixed = self.dash.config.llama_server
                 self.status, self.error = "missing", f"{fixed} was not found or cannot be run." if fixed else NO_ENGINE
             await self.dash.pool.start()
@@ -7966,7 +7966,7 @@ class Gateway:
 
     async def listen(self) -> None:
         """Open the port, or another one where it is taken, which is said."""
-        config = self.dash.engine_config()
+        config = self.dash.engine_config
         host, port = bare_host(config["api_host"]) or config["api_host"], int(config["api_port"])
         total = min(API_CONNECTIONS, self.dash.web.limits.total / 4)  # each may need two descriptors
         limits = ConnectionLimits(self.dash.hub.refused, API_CONNECTIONS // 2, self.dash.config.trusted_proxies, total)
@@ -8053,7 +8053,7 @@ class Gateway:
 
     def snapshot(self) -> Json:
         """The engine's record, as clients see it."""
-        config = self.dash.engine_config()
+        config = self.dash.engine_config
         build = self.dash.builds.default(config)
         kind = build.kind if build else None
         hint = engine_hint() if self.status == "missing" or kind == "embedded" else None
@@ -8158,7 +8158,7 @@ class Routing:
             found = self.dash.entry_of(named) or self.dash.upstreams.find(named)
         else:
             loaded = [unit.name for unit in self.dash.pool.residency.units.values() if unit.status == "loaded"]
-            default = self.dash.engine_config()["default_model"]
+            default = self.dash.engine_config["default_model"]
             found = loaded[0] if len(loaded) == 1 else self.dash.entry_of(default)
         if found and (allowed is None or str(found) in allowed):
             return found
@@ -8443,7 +8443,7 @@ async def usage_get(dash: Dash, *, from_: Timestamp, to: Timestamp,
     """Requests, tokens, speeds, energy and cost by model, key, day or build, and in all; and what is in memory."""
     await dash.requests.publish()
     rows, total = await asyncio.to_thread(dash.db.usage, from_, to, by)
-    price = dash.settings()["energy_price"]
+    price = dash.settings["energy_price"]
     for row in (*rows, total):
         spent = [joules for joules in (row["energy"], row["idle_energy"]) if joules is not None]
         row["cost"] = sum(spent) / 3.6e6 * price if spent and price is not None else None
@@ -9058,7 +9058,7 @@ class Chats:
         for id, (known, conversation, stats) in [*self.unmetered.items()]:
             if known == request:
                 del self.unmetered[id]
-                price = self.dash.settings()["energy_price"]
+                price = self.dash.settings["energy_price"]
                 stats = {**stats, "energy": energy, "cost": price and energy / 3.6e6 * price}
                 with contextlib.suppress(DashError):
                     self.dash.db.save_conversation(conversation, {}, [{"id": id, "stats": stats}], limited=False)
@@ -10103,7 +10103,7 @@ class Downloads:
     async def look_for_newer(self) -> None:
         """Ask the hub once a day whether what came from it has newer files there, where the owner does not mind."""
         due = {hub["repo"] for hub in self.hubs().values() if abs(now_ms() - hub["checked"]) > DAY}
-        for repo in sorted(due) if self.dash.engine_config()["check_models"] else ():
+        for repo in sorted(due) if self.dash.engine_config["check_models"] else ():
             await self.look_up(repo)
 
     def hubs(self) -> dict[str, Json]:
@@ -10516,7 +10516,7 @@ class Installer:
                     log.warning("the build %s is of no use here: %s", id, problem)
             else:
                 raise EngineFailed("No build of it starts on this machine. " + " ".join(reasons))
-            before = self.dash.builds.default(self.dash.engine_config())
+            before = self.dash.builds.default(self.dash.engine_config)
             await self.dash.builds.refresh()
             await self.keep(before, self.dash.builds.get(id))
         except (DashError, OSError) as problem:
@@ -10554,13 +10554,13 @@ class Installer:
 
     async def keep(self, before: Build | None, build: Build) -> None:
         """Let a new build wait for its owner where the one before does as much; and remove what is too old."""
-        config = self.dash.engine_config()
+        config = self.dash.engine_config
         equal = before and before.kind == build.kind and len(before.devices) >= len(build.devices)
         if before and equal and before.id != "given" and not config["build"]:
             await choose_build(self.dash, before.id)
         self.dash.pool.sync()
         used = {build.id, *(item.build.id for item in self.dash.pool.instances.values()),
-                self.dash.engine_config()["build"], *(model["build"] for model in self.dash.db.models())}
+                self.dash.engine_config["build"], *(model["build"] for model in self.dash.db.models())}
         spare = [item.id for item in self.dash.builds.installed() if item.id not in used]
         for id in spare[2:]:  # with the new one, three are kept
             await in_thread(replace_build, self.folder / id)
@@ -10569,7 +10569,7 @@ class Installer:
     async def look_for_newer(self) -> None:
         """Look for a newer release once a day, where a build was installed and the owner does not mind."""
         installed = self.dash.builds.installed()
-        if not (installed and self.dash.engine_config()["check_releases"]) or steady_ms() < self.due:
+        if not (installed and self.dash.engine_config["check_releases"]) or steady_ms() < self.due:
             return
         self.due = steady_ms() + DAY
         with contextlib.suppress(DashError):
@@ -10641,7 +10641,7 @@ class Journal:
 
     def add(self, level: str, source: str, message: str) -> None:
         """Add one entry, cleaned and cut; never blocks. Call it on the loop."""
-        if LOG_LEVELS.index(level) < LOG_LEVELS.index(self.dash.settings()["log_level"]):
+        if LOG_LEVELS.index(level) < LOG_LEVELS.index(self.dash.settings["log_level"]):
             return
         message = shortened(re.sub(CONTROL, "", message.replace("\t", "    ")).rstrip(), MAX_LINE)
         if not message:
@@ -10861,7 +10861,7 @@ class Alerts:
 
     def tell(self, kind: str, message: str, model: str | None = None) -> None:
         """Put an alert into the history and send it, unless the same was sent a short while ago."""
-        if kind in self.dash.settings()["alerts_off"]:
+        if kind in self.dash.settings["alerts_off"]:
             return
         self.dash.event("alert", model, message, {"kind": kind})
         now, key = time.monotonic(), f"{kind} {model or message}"
@@ -10872,7 +10872,7 @@ class Alerts:
 
     async def look(self, metrics: Json) -> None:
         """Tell of what lasts, and when it is well below its limit again: heat, full disks and memory, nobody served."""
-        limits, before, requests = self.dash.settings(), dict(self.active), self.dash.requests
+        limits, before, requests = self.dash.settings, dict(self.active), self.dash.requests
         values: list[tuple[AlertKind, float | None, float, float, str]] = [  # and the limit, and the way back from it
             ("unserved", requests.unserved_for(), UNSERVED, UNSERVED, "Nobody who asked was served for a minute.")]
         values += [("disk", disk["usage"], limits["alert_disk"], 2, f"The disk of {disk['path']} is nearly full.")
@@ -11759,7 +11759,7 @@ class WebServer:
             return web.Response(status=405, text="Nothing here but the client.\n", headers={"Allow": "GET, HEAD"})
         raw = request.raw_path.split("?")[0]
         await self.refresh()
-        file, immutable = (None, False) if is_hostile_path(raw) else self.files.find(raw, self.dash.settings()["theme"])
+        file, immutable = (None, False) if is_hostile_path(raw) else self.files.find(raw, self.dash.settings["theme"])
         if file is None:
             return web.Response(status=404, text="There is no such file.\n")
         caching = "public, max-age=31536000, immutable" if immutable else "no-cache"
@@ -12224,27 +12224,19 @@ class Dash:
     # values
 
     def load_settings(self) -> None:
-        """Read the settings again, after they were changed."""
+        """Read the settings again, after they were changed: what the user chose, or the defaults."""
         saved = good_values(self.db.get_meta("settings", {}), SETTING_FIELDS)
         fixed = {"log_level": self.config.log_level} if self.config.log_level else {}
-        self.setting_values = {**SETTING_DEFAULTS, **saved, **fixed}
+        self.settings = {**SETTING_DEFAULTS, **saved, **fixed}
 
     def load_engine_config(self) -> None:
-        """Read the engine's configuration again, after it was changed."""
+        """Read the engine's configuration again, after a change: option before environment, saved value and default."""
         saved = self.db.config()
-        self.engine_values = {**engine_values(self.config, saved), "revision": saved["revision"]}
-
-    def settings(self) -> Json:
-        """What the user chose in Settings, or the defaults."""
-        return self.setting_values
-
-    def engine_config(self) -> Json:
-        """The engine's configuration in force: option before environment before saved before default."""
-        return self.engine_values
+        self.engine_config = {**engine_values(self.config, saved), "revision": saved["revision"]}
 
     def folders(self) -> list[Path]:
         """The model folders that can be used, as last looked at, the one for downloads included."""
-        return [path for path in model_folders(self.config, self.engine_config())
+        return [path for path in model_folders(self.config, self.engine_config)
                 if self.library.root(path) not in self.library.lost]
 
     def own_ports(self) -> set[int]:
@@ -12389,7 +12381,7 @@ class Dash:
         root.addHandler(handler)
         root.addHandler(logging.NullHandler())  # else Python writes to stderr what comes after the journal's end
         root.setLevel(logging.WARNING)
-        log.setLevel(self.settings()["log_level"].upper())
+        log.setLevel(self.settings["log_level"].upper())
         stack.push_async_callback(self.journal.flush)
         stack.callback(root.removeHandler, handler)
         if self.db.notice:
@@ -12409,7 +12401,7 @@ class Dash:
 
     async def open_api(self) -> None:
         """Open the API, if the user wants that; again and again until its address is there."""
-        while self.engine_config()["autostart"] and self.gateway.server is None:
+        while self.engine_config["autostart"] and self.gateway.server is None:
             with contextlib.suppress(EngineUnavailable, EngineFailed):  # the engine's state says why
                 await self.gateway.start()
                 return
@@ -12499,7 +12491,7 @@ async def keep_house(dash: Dash) -> None:
     while True:
         if made := await dash.chore("backup", dash.db.daily_backup):
             dash.event("backup", reason=made.name)
-        await dash.chore("deletion of what is too old", dash.db.prune, dash.settings())
+        await dash.chore("deletion of what is too old", dash.db.prune, dash.settings)
         # one that was renewed, where the pair fits, serves connections from now on
         dash.tls = await dash.chore("the certificate is not renewed", tls_context,
                                     dash.config.tls_cert, dash.config.tls_key) or dash.tls
@@ -12600,7 +12592,7 @@ async def system_export(dash: Dash) -> Json:
     models = [{key: row[key] for key in IMPORT_FIELDS} for row in dash.db.models()]
     config = good_values(dash.db.config(), CONFIG_FIELDS)
     return {"document": {"format": "llamadash", "version": 1, "exported_at": now_ms(),
-                         "settings": dash.settings(), "config": config, "models": models}}
+                         "settings": dash.settings, "config": config, "models": models}}
 
 
 @on("system:import", error="IMPORT_SYSTEM_FAILED", cost=40)
@@ -12613,7 +12605,7 @@ async def system_import(dash: Dash, *, document: dict[str, Any], dryRun: bool = 
         if plan["settings"]:
             await settings_update(dash, changes=plan["settings"])
         if plan["config"]:
-            await apply_config(dash, dash.engine_config()["revision"], plan["config"])
+            await apply_config(dash, dash.engine_config["revision"], plan["config"])
         if "models_dirs" in plan["config"]:  # in which the document's models may be
             await dash.library.scan()
             again = await dash.library.patiently(document, import_plan, dash, document, dash.db.models())
@@ -12644,8 +12636,8 @@ def import_plan(dash: Dash, document: Json, rows: list[Json]) -> Json:
         if "idle" in fields:
             config.setdefault("idle_seconds", fields["idle"])
     config = checked_config(dash, config, "document.config")
-    return {"settings": {key: value for key, value in settings.items() if value != dash.settings().get(key)},
-            "config": {key: value for key, value in config.items() if value != dash.engine_config().get(key)},
+    return {"settings": {key: value for key, value in settings.items() if value != dash.settings.get(key)},
+            "config": {key: value for key, value in config.items() if value != dash.engine_config.get(key)},
             "models": imported_models(dash, document.get("models", []), rows, warnings),
             "warnings": list(dict.fromkeys(warnings))}
 

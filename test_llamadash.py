@@ -290,8 +290,8 @@ class StubDash(llamadash.Dash):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         super().__init__(llamadash.Config(
             data_dir=folder / "data", port=0, models_dirs=(self.models_folder,), llama_server=program))
-        self.engine_values.update(values)
-        self.setting_values["log_level"] = "debug"
+        self.engine_config.update(values)
+        self.settings["log_level"] = "debug"
         self.seen: list[tuple[str, Json]] = []
         self.sent: list[tuple[str, str, Json]] = []
         self.failures: list[BaseException] = []
@@ -732,9 +732,9 @@ def test_saved_values_that_cannot_be_used_are_left_out(
     database.close()
     dash = StubDash(tmp_path)
     theme = "dark" if value and "dark" in value else "system"
-    assert dash.settings() == {**llamadash.SETTING_DEFAULTS, "log_level": "debug", "theme": theme}
+    assert dash.settings == {**llamadash.SETTING_DEFAULTS, "log_level": "debug", "theme": theme}
     config = {**llamadash.ENGINE_DEFAULTS, "revision": 1, "models_dirs": [str(dash.models_folder)]}
-    assert dash.engine_config() == config
+    assert dash.engine_config == config
     assert dash.library.ignored() == []
     assert not dash.features()["password"]
     named = "metrics_interval" if theme == "dark" else key
@@ -742,7 +742,7 @@ def test_saved_values_that_cannot_be_used_are_left_out(
     asyncio.run(llamadash.settings_update(dash, changes={"theme": "light"}))
     dash.db.save_config(1, {"models_max": 2})
     dash.load_engine_config()
-    assert (dash.settings()["theme"], dash.engine_config()["models_max"]) == ("light", 2)
+    assert (dash.settings["theme"], dash.engine_config["models_max"]) == ("light", 2)
     dash.db.close()
 
 
@@ -770,7 +770,7 @@ def test_the_configuration_is_checked_alike_in_every_way_in(dash: StubDash, key:
     """What config:update refuses, system:import refuses as well, each naming the field in its own request."""
     if isinstance(value, list):
         value = [item.format(here=dash.folder) if isinstance(item, str) else item for item in value]
-    before = dash.engine_config()
+    before = dash.engine_config
     for field, event, data in (
         ("changes", "config:update", {"revision": before["revision"], "changes": {key: value}}),
         ("document.config", "system:import", {"document": {"format": "llamadash", "version": 1,
@@ -779,7 +779,7 @@ def test_the_configuration_is_checked_alike_in_every_way_in(dash: StubDash, key:
         with pytest.raises(llamadash.InvalidRequest) as refused:
             dash.ask(event, **data)
         assert refused.value.field == f"{field}.{key}{at}"
-    assert dash.engine_config() == before
+    assert dash.engine_config == before
 
 
 @pytest.mark.parametrize("part, field", [
@@ -819,7 +819,7 @@ def test_an_export_is_taken_over(stocked: StubDash) -> None:
         assert any("/nothing/here" in item for item in answer["warnings"])
         assert any("elsewhere" in item for item in answer["warnings"])
         assert (stocked.db.get_model(id)["name"] == "Other") is not dry
-    assert stocked.db.config()["models_dirs"] == [str(stocked.folder)] and stocked.settings()["theme"] == "dark"
+    assert stocked.db.config()["models_dirs"] == [str(stocked.folder)] and stocked.settings["theme"] == "dark"
     assert stocked.db.get_model(id)["parameters"] == {"ctx-size": 64}
 
 
@@ -837,13 +837,13 @@ def test_a_document_of_version_1_0_0_is_taken_over(stocked: StubDash) -> None:
     saved = stocked.db.config()
     assert {key: saved[key] for key in saved.keys() & {"api_host", "api_port", "defaults"}} == {
         "api_host": "box", "api_port": 9002, "defaults": {"threads": 2}}
-    assert stocked.engine_config()["idle_seconds"] == 0 and "models_autoload" not in saved
+    assert stocked.engine_config["idle_seconds"] == 0 and "models_autoload" not in saved
     first, second = stocked.db.get_model(first["id"]), stocked.db.get_model(second["id"])
     assert (first["pinned"], first["idle"], first["parameters"]) == (True, 60, {"ctx-size": 64})
     assert (second["pinned"], second["idle"], second["parameters"]) == (False, 0, {})
     del config["sleep_idle_seconds"]
     stocked.ask("system:import", document=document)
-    assert stocked.engine_config()["idle_seconds"] == 300
+    assert stocked.engine_config["idle_seconds"] == 300
 
 
 @run_async
@@ -852,7 +852,7 @@ async def test_what_needs_a_restart_is_said(dash: StubDash) -> None:
     free, other = unused_port(), unused_port()
 
     async def change(**changes: Any) -> bool:
-        revision = dash.engine_config()["revision"]
+        revision = dash.engine_config["revision"]
         return bool((await dash.request("config:update", revision=revision, changes=changes))["restartRequired"])
     assert not await change(api_port=free)
     await dash.request("engine:start")
@@ -1240,7 +1240,7 @@ async def test_a_bad_value_costs_that_value(tmp_path: Path, full_database: bytes
     assert "b" in [row["id"] for row in answers["models:list"]["models"]]
     assert len(answers["keys:list"]["keys"]) == len(answers["logs:list"]["logs"]) == 1
     dash.db.benchmarks("a")
-    dash.db.prune(dash.settings())
+    dash.db.prune(dash.settings)
     key = dash.db.find_api_key(b"hash")
     assert key and (key["models"] is not None or junk == "null")  # none is any
     collections.deque[float](maxlen=key["requests_per_minute"])  # as is made of it when it is used
@@ -3362,7 +3362,7 @@ NVIDIA_ANSWER = "echo '37, 1024, 24576, 61, 120.51, NVIDIA GeForce RTX 4090'\n"
 @run_async
 async def test_sample_of_this_machine_has_the_documented_shape(dash: StubDash, tmp_path: Path) -> None:
     """A sample carries every documented name, with plausible values and no zero for what is absent."""
-    dash.engine_values["models_dirs"] = [str(tmp_path), "/proc"]
+    dash.engine_config["models_dirs"] = [str(tmp_path), "/proc"]
     assert dash.sampler.machine.process.pid == os.getpid()
     await asyncio.sleep(0.25)
     metrics = await dash.sampler.sample()
@@ -3422,7 +3422,7 @@ async def test_hung_disk_is_left_out_and_asked_again_only_when_it_returns(monkey
 async def test_disk_that_does_not_answer_is_null(dash: StubDash, monkeypatch: pytest.MonkeyPatch) -> None:
     """One entry per file system; nulls for a folder that cannot be asked."""
     own, of_disk = str(dash.config.data_dir), {"used": 1, "free": 1, "total": 2, "usage": 50.0, "device": 1}
-    dash.engine_values["models_dirs"] = ["/b", "/c"]
+    dash.engine_config["models_dirs"] = ["/b", "/c"]
     monkeypatch.setattr(llamadash, "disk", lambda path: {
         own: {"path": own, **of_disk}, "/c": {"path": "/c", **of_disk}}.get(str(path)))
     disks = (await dash.sampler.sample())["disks"][:-1]  # without the folder for downloads
@@ -4106,7 +4106,7 @@ async def test_run_saves_and_broadcasts_and_follows_the_interval(dash: StubDash,
             raise llamadash.StorageFull("full")
         saved.append(metrics)
     monkeypatch.setattr(dash.db, "add_metrics", save)
-    dash.setting_values["metrics_interval"] = 60
+    dash.settings["metrics_interval"] = 60
     task = asyncio.create_task(dash.sampler.run())
     await eventually(lambda: dash.seen)
     (sample,) = dash.broadcasts("metrics:update")
@@ -4114,7 +4114,7 @@ async def test_run_saves_and_broadcasts_and_follows_the_interval(dash: StubDash,
     assert saved[0]["cpu_usage"] is not None
     await asyncio.sleep(1.2)
     assert len(dash.seen) == 1
-    dash.setting_values["metrics_interval"] = 1
+    dash.settings["metrics_interval"] = 1
     dash.sampler.changed.set()
     await eventually(lambda: len(dash.seen) == 2, seconds=30)  # and not after the 60 s of before
     full = True
@@ -4132,7 +4132,7 @@ async def test_metrics_handlers(dash: StubDash, monkeypatch: pytest.MonkeyPatch)
     assert (await dash.request("metrics:get"))["metrics"]["memory_total"]
     asked: list[Any] = []
     monkeypatch.setattr(dash.db, "metrics_history", lambda *arguments, **more: asked.append((arguments, more)) or {})
-    dash.setting_values["metrics_interval"] = 1
+    dash.settings["metrics_interval"] = 1
     await dash.request("metrics:history", **{"from": 1, "to": 2, "points": 10, "series": ["cpu_usage"]})
     assert asked == [((1, 2, 10, ["cpu_usage"]), {"interval": 1.0, "minutes_kept": 30 * llamadash.DAY})]
     with pytest.raises(llamadash.DashError) as caught:
@@ -4653,7 +4653,7 @@ async def test_files_appear_by_themselves(stocked: StubDash, monkeypatch: pytest
     """New files are listed once they are whole, and folders that come late, without anybody asking for a scan."""
     monkeypatch.setattr(llamadash, "FOLDER_PAUSE", (0.01, 0.05))
     late = stocked.folder / "late"
-    stocked.engine_values["models_dirs"] = [*stocked.engine_values["models_dirs"], str(late)]
+    stocked.engine_config["models_dirs"] = [*stocked.engine_config["models_dirs"], str(late)]
     stocked.spawn(stocked.run_forever("model folders", stocked.library.run), "model folders")
 
     def listed(*names: str) -> Any:
@@ -4702,7 +4702,7 @@ async def test_a_slow_folder_is_listed_once_it_was_walked(stocked: StubDash, mon
         return scandir(path)
     monkeypatch.setattr(os, "scandir", slowly)
     write_model(slow / "deep" / "far.gguf")
-    stocked.engine_values["models_dirs"] = [*stocked.engine_values["models_dirs"], str(slow)]
+    stocked.engine_config["models_dirs"] = [*stocked.engine_config["models_dirs"], str(slow)]
     assert (await stocked.request("models:scan"))["total"] == 2
     assert stocked.library.problem(str(slow)) == f"{slow} does not answer"
     await eventually(lambda: stocked.library.changed)
@@ -5184,9 +5184,9 @@ def test_what_is_off_the_list_stays_off_while_its_folder_is_away(stocked: StubDa
     stocked.ask("models:scan")
     away.rename(folder)
     assert stocked.ask("models:scan")["total"] == 1
-    stocked.engine_values["models_dirs"], before = [], stocked.engine_values["models_dirs"]
+    stocked.engine_config["models_dirs"], before = [], stocked.engine_config["models_dirs"]
     stocked.ask("models:scan")
-    stocked.engine_values["models_dirs"] = before
+    stocked.engine_config["models_dirs"] = before
     assert stocked.ask("models:scan")["total"] == 1
     path.rename(folder / "a.away")
     stocked.ask("models:scan")
@@ -5232,7 +5232,7 @@ def test_delete_never_leaves_the_folders(stocked: StubDash, tmp_path: Path) -> N
     with pytest.raises(llamadash.InvalidRequest) as refused:
         stocked.ask("models:delete", id="a", deleteFile=True)
     assert refused.value.field == "deleteFile"
-    stocked.engine_values["models_dirs"] = [str(tmp_path / "outside")]
+    stocked.engine_config["models_dirs"] = [str(tmp_path / "outside")]
     with pytest.raises(llamadash.InvalidRequest):
         stocked.ask("models:delete", id="b", deleteFile=True)
     assert outside.exists()
@@ -6169,7 +6169,8 @@ async def test_a_load_that_is_given_up(
     monkeypatch.setattr(llamadash, "STOP_TERM", 9 * DEADLINE)  # for one that has something to finish
     await instance.stop()
     assert await running is None and time.monotonic() - began < DEADLINE
-    assert not [item for item in psutil.process_iter(["cmdline"]) if str(instance.port) in (item.info["cmdline"] or [])]
+    await eventually(lambda: not [item for item in psutil.process_iter(["cmdline"])
+                                  if str(instance.port) in (item.info["cmdline"] or [])], "the last one is reaped")
     await dash.pool.session.close()
 
 
@@ -7574,7 +7575,7 @@ async def test_a_model_is_loaded_answers_and_leaves(tmp_path: Path, smollm2: Pat
         assert (row["model"], row["client"], row["status"], row["stream"]) == ("a", "llamadash chat", "ok", True)
         assert (row["generated_tokens"], row["cached_tokens"]) == (6, 0) and row["first_token"] > 0
         assert row["prompt_tokens"] == done["prompt_tokens"] and row["duration"] > row["first_token"]
-        assert ("requests:finished", {"request": row}) in dash.seen
+        await eventually(lambda: ("requests:finished", {"request": row}) in dash.seen)
         counters = dash.requests.counters()
         assert counters["active_models"] == 1 and counters["requests_processing"] == 0
         assert counters["generated_tokens_per_second"] > 0
@@ -7738,7 +7739,7 @@ async def test_memory_and_not_a_number_decides_who_fits(tmp_path: Path) -> None:
     dash = EngineDash(tmp_path, llama_server(), "a b c", min_residency=0)
     async with running(dash):
         need = sum((await dash.pool.memory.plans("a"))[0][0].need.values())
-        dash.engine_values["budget"] = {"Main memory": int(2.5 * need)}
+        dash.engine_config["budget"] = {"Main memory": int(2.5 * need)}
         dash.pool.memory.read_at = -math.inf
         await dash.load("a")
         await dash.load("b")
@@ -8181,7 +8182,7 @@ async def test_a_budget_below_what_is_held_evicts_nobody(tmp_path: Path) -> None
     async with running(EngineDash(tmp_path, waiting_llama_server(tmp_path), min_residency=0)) as dash:
         await dash.load("a")
         need = sum((await dash.pool.memory.plans("a"))[0][0].need.values())
-        dash.engine_values["budget"] = {"Main memory": need // 2}
+        dash.engine_config["budget"] = {"Main memory": need // 2}
         dash.pool.memory.read_at = -math.inf
         await dash.pool.memory.read()
         [device] = [item for item in dash.gateway.snapshot()["devices"] if item["kind"] == "cpu"]
@@ -9957,7 +9958,7 @@ async def test_conversations_are_found_deleted_and_had_back(tmp_path: Path) -> N
     await dash.request("conversations:delete", id="two")
     deleted = dash.db.conversation("two")["deleted_at"]
     dash.db.save_conversation("two", {"deleted_at": deleted - 8 * llamadash.DAY}, ())
-    await asyncio.to_thread(dash.db.prune, dash.settings())
+    await asyncio.to_thread(dash.db.prune, dash.settings)
     assert not dash.db.rows("SELECT * FROM messages WHERE conversation = 'two'")
     with pytest.raises(llamadash.NotFound):
         dash.db.conversation("two")
@@ -10112,7 +10113,7 @@ async def test_a_build_is_tried_beside_the_one_that_runs(tmp_path: Path) -> None
         for side in (tried["old"], tried["new"]):
             assert side["prompt_per_second"] > 0 and side["generated_per_second"] > 0 and side["loading"] > 0
             assert side["devices"]["Main memory"] > 0
-        assert dash.state("a")["runtime"]["pid"] == pid and dash.engine_config()["build"] == "b1"
+        assert dash.state("a")["runtime"]["pid"] == pid and dash.engine_config["build"] == "b1"
         failed = await rehearsal("b3")
         assert failed["status"] == "failed" and failed["old"] and "illegal" in failed["problem"]
         dash.pool.memory.devices = lambda: [  # type: ignore[method-assign]
@@ -10122,7 +10123,7 @@ async def test_a_build_is_tried_beside_the_one_that_runs(tmp_path: Path) -> None
         assert (await dash.is_status("a", "loaded"))["runtime"]["pid"] != pid
     later = StubDash(dash.folder)
     await later.builds.refresh()
-    tried = {item["id"]: item["rehearsal"] for item in later.builds.as_json(later.engine_config(), [])["builds"]}
+    tried = {item["id"]: item["rehearsal"] for item in later.builds.as_json(later.engine_config, [])["builds"]}
     assert (tried["b1"], tried["b2"], tried["b3"]["problem"]) == (None, kept, failed["problem"])
     later.db.close()
 
@@ -11341,7 +11342,7 @@ async def test_installing_an_official_build(release_folder: Path) -> None:
         await dash.installer.look_for_newer()
         assert (await dash.request("engines:list"))["newer"] == "b100"
         assert (await installation(dash))["build"]["status"] == "installed"
-        default = dash.builds.default(dash.engine_config())
+        default = dash.builds.default(dash.engine_config)
         assert default and default.id == "b99-cpu", "a new build waits until it is chosen"
         await dash.request("engines:remove", id="b100-cpu")
         assert left_over(dash) == ["b99-cpu"]
@@ -11426,7 +11427,7 @@ async def test_a_build_that_cannot_start_a_model_is_taken_back(tmp_path: Path) -
         await dash.request("engines:use", id="b2")
         await dash.pool.load("a")
         assert (await dash.is_status("a", "loaded"))["runtime"]["build"] == "b1"
-        assert dash.engine_config()["build"] == "b1"
+        assert dash.engine_config["build"] == "b1"
         assert any("b2 could not start a" in text for text in dash.gateway.snapshot()["warnings"])
         await dash.request("engines:use", id="b1")
         assert not dash.gateway.snapshot()["warnings"]
@@ -12352,12 +12353,12 @@ async def test_who_can_reach_the_api_is_told_by_its_bound_address(
         dash: StubDash, monkeypatch: pytest.MonkeyPatch, host: str, address: str, exposed: bool) -> None:
     """However its name looks: open to the network it has a key, and is not open without one for a moment."""
     resolved_as(monkeypatch, address)
-    dash.engine_values.update(api_host=host, api_port=unused_port())
+    dash.engine_config.update(api_host=host, api_port=unused_port())
     with contextlib.suppress(llamadash.EngineUnavailable):  # as there is no engine
         await dash.gateway.start()
     assert dash.gateway.server and dash.gateway.keys.required() is exposed
     assert (dash.config.data_dir / "engine-key").exists() is exposed
-    dash.engine_values["api_host"] = "127.0.0.1"  # which holds from the next start on
+    dash.engine_config["api_host"] = "127.0.0.1"  # which holds from the next start on
     local, port = dash.gateway.server.sockets[0].getsockname()[:2]
     url = f"http://{'[::1]' if ':' in local else '127.0.0.1' if exposed else local}:{port}/v1/models"
     async with aiohttp.ClientSession() as session, session.get(url) as answer:
@@ -13384,7 +13385,7 @@ async def test_the_api_opens_as_soon_as_its_address_is_there(dash: StubDash, mon
         return lookup("127.0.0.1" if host == "late.test" else host, *more, **options)
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     monkeypatch.setattr(llamadash, "ADDRESS_PAUSE", 0.01)
-    dash.engine_values.update(api_host="late.test", api_port=unused_port())
+    dash.engine_config.update(api_host="late.test", api_port=unused_port())
     opening = asyncio.create_task(dash.open_api())
     await eventually(lambda: asked > 4)
     assert dash.gateway.status == "stopped" and "late.test" in dash.gateway.snapshot()["warnings"][0]
@@ -14990,11 +14991,11 @@ def feed(dash, number):
 @llamadash.on("replay:run")
 async def run(dash: llamadash.Dash, *, samples: int) -> llamadash.Json:
     until = clock[1] + samples
-    dash.settings()["metrics_interval"] = 0
+    dash.settings["metrics_interval"] = 0
     dash.sampler.changed.set()
     while clock[1] < until:
         await asyncio.sleep(0.02)
-    dash.settings()["metrics_interval"] = 60
+    dash.settings["metrics_interval"] = 60
     dash.sampler.changed.set()
     await dash.journal.flush()
     return {}
@@ -15191,7 +15192,7 @@ async def test_nothing_on_the_loop_waits_for_a_disk_or_a_name(tmp_path: Path, wa
     dash = await asyncio.to_thread(StubDash, tmp_path, program=llama_server())
     certificates = await asyncio.to_thread(certificate, tmp_path)
     dash.config = dataclasses.replace(dash.config, api_port=0, tls_cert=certificates[0], tls_key=certificates[1])
-    dash.engine_values["api_port"] = 0
+    dash.engine_config["api_port"] = 0
     for name in "ab":
         await asyncio.to_thread(write_tiny_model, dash.models_folder / f"{name}.gguf", name=name)
     stop, ready = asyncio.Event(), asyncio.Event()
