@@ -105,9 +105,12 @@ ENGINES = ("llama-server", "old llama-server", "embedded")
 # Seconds for what normally takes milliseconds; only a failure waits so long.
 DEADLINE = float(os.environ.get("LLAMADASH_TEST_DEADLINE", "60"))
 STOPS = int(os.environ.get("LLAMADASH_TEST_STOPS", "4"))  # moments at which a server is ended under load
+# As what llamadash.py starts itself again: here at once, for most tests, as compiling it takes as long as all the rest.
+AS_MODULE = (f"import sys; sys.path[0] = {str(HERE)!r}; import llamadash; sys.exit(llamadash.main())"
+             f"  # {HERE}/llamadash.py")
 SERVER_STOP_TIME = 45.0  # seconds for the end of a server: no socket's own timeout is that short
 OTHER_PEER = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM_OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
                     "--disable-sync", "--no-first-run", "--disable-dev-shm-usage"]
 
@@ -159,13 +162,14 @@ class Server:
             **{key: value for key, value in os.environ.items() if not key.startswith(("LLAMADASH_", "HF_"))},
             "HOME": str(folder), "XDG_CACHE_HOME": str(folder / "cache"), **(environment or {})}
         self.program = program
-        self.file = HERE / "llamadash.py"
+        self.file: Path | None = None  # to be started as a person does it
         self.process: subprocess.Popen[str] | None = None
         self.url = self.key = ""
 
     def command(self, *arguments: str) -> list[str]:
         """The command line that runs llamadash on this server's data folder."""
-        return [sys.executable, str(self.file), "--data-dir", str(self.data), *arguments]
+        started = [str(self.file)] if self.file else ["-c", AS_MODULE]
+        return [sys.executable, *started, "--data-dir", str(self.data), *arguments]
 
     def start(self) -> Server:
         """Start it and wait for its one line."""
