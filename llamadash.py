@@ -963,7 +963,7 @@ JSON_COLUMNS = ("parameters", "modalities", "shards", "aliases", "tags", "hub", 
 
 
 class DatabaseRefused(DashError):
-    """The database was written by a newer llamadash, or cannot be brought to this version."""
+    """The database was written by another llamadash, or cannot be brought to this version."""
 
 
 class DatabaseDamaged(DashError):
@@ -1073,35 +1073,28 @@ def m003_counts(db: sqlite3.Connection) -> None:
     db.execute("ALTER TABLE metrics ADD COLUMN counts TEXT")
 
 
-def m004_router(db: sqlite3.Connection) -> None:
+def m006_router(db: sqlite3.Connection) -> None:
     """What llamadash needs as the router; averages that are not complete will be made from their samples."""
-    run_script(db, """
+    for table, columns in (
+            ("models", "aliases TEXT NOT NULL DEFAULT '[]', build TEXT, pinned INTEGER NOT NULL DEFAULT 0, "
+                       "preferred INTEGER NOT NULL DEFAULT 0, idle INTEGER, tags TEXT NOT NULL DEFAULT '[]', "
+                       "last_used_at INTEGER, memory_correction TEXT, hub TEXT, last_speed REAL"),
+            ("requests", "build TEXT, key TEXT, client TEXT, endpoint TEXT, stream INTEGER, "
+                         "status TEXT NOT NULL DEFAULT 'ok', code, error TEXT, waited REAL, loading REAL, "
+                         "first_token REAL, drafted INTEGER, accepted INTEGER, slot INTEGER, energy REAL, "
+                         "details TEXT")):
+        for column in columns.split(", "):
+            db.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
+    [models] = db.execute("SELECT sql FROM sqlite_master WHERE name = 'models'").fetchone()
+    run_script(db, f"""
         CREATE TEMP TABLE old_models AS SELECT * FROM models;
         DROP TABLE models;
-        CREATE TABLE models (id TEXT PRIMARY KEY, name TEXT NOT NULL, path TEXT NOT NULL, source TEXT NOT NULL,
-            favorite INTEGER NOT NULL, parameters TEXT NOT NULL, revision INTEGER NOT NULL, architecture TEXT,
-            size_label TEXT, parameter_count INTEGER, quantization TEXT, file_size INTEGER, file_mtime INTEGER,
-            context_length INTEGER, embedding_length INTEGER, block_count INTEGER, head_count INTEGER,
-            head_count_kv INTEGER, vocabulary_size INTEGER, expert_count INTEGER, expert_used_count INTEGER,
-            sliding_window INTEGER, key_length INTEGER, value_length INTEGER, license TEXT, tokenizer TEXT,
-            chat_template INTEGER, modalities TEXT, shards TEXT, projector TEXT, projector_size INTEGER,
-            missing INTEGER NOT NULL, created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL,
-            aliases TEXT NOT NULL DEFAULT '[]', build TEXT, pinned INTEGER NOT NULL DEFAULT 0,
-            preferred INTEGER NOT NULL DEFAULT 0, idle INTEGER, tags TEXT NOT NULL DEFAULT '[]', last_used_at INTEGER,
-            memory_correction TEXT);
-        INSERT INTO models (OLD_COLUMNS) SELECT OLD_COLUMNS FROM old_models;
+        {models.replace("UNIQUE", "")};
+        INSERT INTO models SELECT * FROM old_models;
         DROP TABLE old_models;
-        CREATE TABLE requests_new (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL,
-            model TEXT NOT NULL, build TEXT, key TEXT, client TEXT, endpoint TEXT, stream INTEGER,
-            status TEXT NOT NULL DEFAULT 'ok', code, error TEXT, waited REAL, loading REAL, first_token REAL,
-            duration REAL, prompt_tokens INTEGER, cached_tokens INTEGER, generated_tokens INTEGER, drafted INTEGER,
-            accepted INTEGER, prompt_per_second REAL, generated_per_second REAL, slot INTEGER, energy REAL);
-        INSERT INTO requests_new (id, timestamp, model, prompt_tokens, cached_tokens, generated_tokens,
-            prompt_per_second, generated_per_second, duration)
-            SELECT id, timestamp, model, prompt_tokens, cached_tokens, generated_tokens, prompt_per_second,
-            generated_per_second, duration FROM requests;
-        DROP TABLE requests;
-        ALTER TABLE requests_new RENAME TO requests;
+        UPDATE models SET last_speed = (SELECT generated_per_second FROM requests
+            WHERE model = models.id AND generated_per_second > 0 ORDER BY timestamp DESC LIMIT 1);
+        DROP INDEX requests_model;
         CREATE INDEX requests_timestamp ON requests (timestamp);
         CREATE INDEX requests_model ON requests (model, timestamp);
         CREATE INDEX requests_key ON requests (key, timestamp);
@@ -1110,9 +1103,15 @@ def m004_router(db: sqlite3.Connection) -> None:
             model TEXT, reason TEXT, details TEXT NOT NULL);
         CREATE INDEX events_timestamp ON events (timestamp);
         CREATE INDEX events_model ON events (model, timestamp);
-        CREATE TABLE usage (day TEXT NOT NULL, model TEXT NOT NULL, key TEXT NOT NULL DEFAULT '',
-            requests INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL,
-            generated_tokens INTEGER NOT NULL, energy REAL, PRIMARY KEY (day, model, key));
+        CREATE INDEX events_kind ON events (kind, timestamp);
+        CREATE INDEX events_lives ON events (timestamp)
+            WHERE kind IN ('loading', 'loaded', 'unloaded', 'failed', 'crashed', 'waiting');
+        CREATE TABLE usage (day TEXT NOT NULL, model TEXT NOT NULL, build TEXT NOT NULL DEFAULT '',
+            key TEXT NOT NULL DEFAULT '', status TEXT NOT NULL DEFAULT 'ok', requests INTEGER NOT NULL DEFAULT 0,
+            prompt_tokens INTEGER NOT NULL DEFAULT 0, cached_tokens INTEGER NOT NULL DEFAULT 0,
+            generated_tokens INTEGER NOT NULL DEFAULT 0, busy REAL NOT NULL DEFAULT 0, prompt_timed INTEGER,
+            prompt_time REAL, generated_timed INTEGER, generated_time REAL, energy REAL, metered INTEGER,
+            prompt_speeds BLOB, generated_speeds BLOB, PRIMARY KEY (day, model, build, key, status));
         INSERT INTO usage (day, model, requests, prompt_tokens, cached_tokens, generated_tokens)
             SELECT strftime('%Y-%m-%d', timestamp / 1000, 'unixepoch', 'localtime') AS date, model, COUNT(*),
             TOTAL(prompt_tokens), TOTAL(cached_tokens), TOTAL(generated_tokens) FROM requests GROUP BY date, model
@@ -1120,28 +1119,32 @@ def m004_router(db: sqlite3.Connection) -> None:
         CREATE TABLE api_keys (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, hash BLOB NOT NULL UNIQUE,
             start TEXT NOT NULL, models TEXT, requests_per_minute INTEGER, created_at INTEGER NOT NULL,
             used_at INTEGER, revoked_at INTEGER);
+        CREATE TABLE captures (id INTEGER PRIMARY KEY, timestamp INTEGER NOT NULL, model TEXT NOT NULL, client TEXT,
+            endpoint TEXT, status TEXT, request TEXT NOT NULL, answer TEXT NOT NULL, prompt TEXT);
+        CREATE TABLE conversations (id TEXT PRIMARY KEY, title TEXT NOT NULL DEFAULT '', head TEXT, deleted_at INTEGER,
+            folder TEXT NOT NULL DEFAULT '', size INTEGER NOT NULL DEFAULT 0, details TEXT NOT NULL,
+            created_at INTEGER NOT NULL DEFAULT (strftime('%s', 'now') * 1000), updated_at INTEGER NOT NULL);
+        CREATE INDEX conversations_updated ON conversations (updated_at);
+        CREATE TABLE messages (id TEXT PRIMARY KEY, conversation TEXT NOT NULL, parent TEXT, details TEXT NOT NULL,
+            role TEXT NOT NULL DEFAULT 'user', status TEXT NOT NULL DEFAULT 'done', content TEXT NOT NULL DEFAULT '');
+        CREATE INDEX messages_conversation ON messages (conversation);
         UPDATE server_config SET key = 'api_host' WHERE key = 'engine_host';
         UPDATE server_config SET key = 'api_port' WHERE key = 'engine_port';
         UPDATE server_config SET key = 'idle_seconds' WHERE key = 'sleep_idle_seconds';
         UPDATE server_config SET value = '0' WHERE key = 'idle_seconds' AND CAST(value AS INTEGER) < 0;
         DELETE FROM server_config WHERE key = 'models_autoload';
         DELETE FROM metrics WHERE resolution > 0 AND timestamp + resolution >
-            (SELECT MAX(timestamp) FROM metrics WHERE resolution = 0)""".replace("OLD_COLUMNS", """
-            id, name, path, source, favorite, parameters, revision, architecture, size_label, parameter_count,
-            quantization, file_size, file_mtime, context_length, embedding_length, block_count, head_count,
-            head_count_kv, vocabulary_size, expert_count, expert_used_count, sliding_window, key_length, value_length,
-            license, tokenizer, chat_template, modalities, shards, projector, projector_size,
-            missing, created_at, updated_at"""))
+            (SELECT MAX(timestamp) FROM metrics WHERE resolution = 0)""")
     for id, text in db.execute("SELECT id, parameters FROM models").fetchall():
-        db.execute("UPDATE models SET parameters = ?, pinned = ?, idle = ? WHERE id = ?", (*m004_parameters(text), id))
+        db.execute("UPDATE models SET parameters = ?, pinned = ?, idle = ? WHERE id = ?", (*m006_parameters(text), id))
     for (text,) in db.execute("SELECT value FROM server_config WHERE key = 'defaults'").fetchall():
-        parameters, _, idle = m004_parameters(text)
+        parameters, _, idle = m006_parameters(text)
         db.execute("UPDATE server_config SET value = ? WHERE key = 'defaults'", (parameters,))
         if idle:
             db.execute("INSERT OR IGNORE INTO server_config (key, value) VALUES ('idle_seconds', ?)", (str(idle),))
 
 
-def m004_parameters(text: str) -> tuple[str, bool, int | None]:
+def m006_parameters(text: str) -> tuple[str, bool, int | None]:
     """Saved parameters without the two that became fields, and those: (parameters, pinned, idle)."""
     try:
         parameters = dict(json.loads(text))
@@ -1151,57 +1154,9 @@ def m004_parameters(text: str) -> tuple[str, bool, int | None]:
     return json.dumps(parameters), pinned is True, idle if type(idle) is int and idle > 0 else None
 
 
-def m005_accounts(db: sqlite3.Connection) -> None:
-    """Usage by build and end of requests, with work and speeds; models' speed and origin; captures; conversations."""
-    run_script(db, """
-        ALTER TABLE requests ADD COLUMN details TEXT;
-        ALTER TABLE usage RENAME TO old_usage;
-        CREATE TABLE usage (day TEXT NOT NULL, model TEXT NOT NULL, build TEXT NOT NULL DEFAULT '',
-            key TEXT NOT NULL DEFAULT '', status TEXT NOT NULL DEFAULT 'ok', requests INTEGER NOT NULL DEFAULT 0,
-            prompt_tokens INTEGER NOT NULL DEFAULT 0, cached_tokens INTEGER NOT NULL DEFAULT 0,
-            generated_tokens INTEGER NOT NULL DEFAULT 0, busy REAL NOT NULL DEFAULT 0, prompt_timed INTEGER,
-            prompt_time REAL, generated_timed INTEGER, generated_time REAL, energy REAL, metered INTEGER,
-            prompt_speeds BLOB, generated_speeds BLOB,
-            PRIMARY KEY (day, model, build, key, status));
-        INSERT INTO usage (day, model, key, requests, prompt_tokens, cached_tokens, generated_tokens, energy)
-            SELECT day, model, key, requests, prompt_tokens, cached_tokens, generated_tokens, energy FROM old_usage;
-        DROP TABLE old_usage;
-        CREATE INDEX events_lives ON events (timestamp)
-            WHERE kind IN ('loading', 'loaded', 'unloaded', 'failed', 'crashed', 'waiting');
-        CREATE INDEX events_kind ON events (kind, timestamp);
-        ALTER TABLE models ADD COLUMN hub TEXT;
-        ALTER TABLE models ADD COLUMN last_speed REAL;
-        UPDATE models SET last_speed = (SELECT generated_per_second FROM requests
-            WHERE model = models.id AND generated_per_second > 0 ORDER BY timestamp DESC LIMIT 1);
-        CREATE TABLE captures (id INTEGER PRIMARY KEY, timestamp INTEGER NOT NULL, model TEXT NOT NULL, client TEXT,
-            endpoint TEXT, status TEXT, request TEXT NOT NULL, answer TEXT NOT NULL, prompt TEXT);
-        CREATE TABLE conversations (id TEXT PRIMARY KEY, title TEXT NOT NULL DEFAULT '', head TEXT, deleted_at INTEGER,
-            folder TEXT NOT NULL DEFAULT '', size INTEGER NOT NULL DEFAULT 0, details TEXT NOT NULL,
-            created_at INTEGER NOT NULL DEFAULT (strftime('%s', 'now') * 1000), updated_at INTEGER NOT NULL);
-        CREATE INDEX conversations_updated ON conversations (updated_at);
-        CREATE TABLE messages (id TEXT PRIMARY KEY, conversation TEXT NOT NULL, parent TEXT, details TEXT NOT NULL,
-            role TEXT NOT NULL DEFAULT 'user', status TEXT NOT NULL DEFAULT 'done', content TEXT NOT NULL DEFAULT '');
-        CREATE INDEX messages_conversation ON messages (conversation)""")
-
-
-def m006_speeds(db: sqlite3.Connection) -> None:
-    """Speeds counted in few rows, of a day and a model's build and of a day and a key, all with the status `speeds`."""
-    sums: dict[tuple[str, ...], list[int]] = {}
-    for day, model, build, key, *counts in db.execute(
-            "SELECT day, model, build, key, prompt_speeds, generated_speeds FROM usage"):
-        for place in ((day, model, build, ""), (day, "", "", key)):
-            sums[place] = [total + int.from_bytes(count or b"", "little")
-                           for total, count in zip(sums.get(place, [0, 0]), counts, strict=True)]
-    db.execute("UPDATE usage SET prompt_speeds = NULL, generated_speeds = NULL")
-    db.executemany("INSERT INTO usage (day, model, build, key, status, prompt_speeds, generated_speeds) "
-                   "VALUES (?, ?, ?, ?, 'speeds', ?, ?)", (
-        (*place, *(total.to_bytes(total.bit_length() // 32 * 4 + 4, "little") for total in totals))
-        for place, totals in sums.items() if any(totals)))
-
-
-# A migration runs once, in a transaction of its own; the next one is appended.
-MIGRATIONS: list[Callable[[sqlite3.Connection], None]] = [m001_initial, m002_hours, m003_counts, m004_router,
-                                                          m005_accounts, m006_speeds]
+# A migration runs once, in a transaction of its own, and makes the format of its number; 4 and 5 were never released.
+MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {
+    1: m001_initial, 2: m002_hours, 3: m003_counts, 6: m006_router}
 # SQLite's result codes for what the system refuses or the file is, by its words for them: Python 3.10 has only these.
 SQLITE_TEXTS = {"permission denied": 3, "is locked": 5, "readonly": 8, "disk I/O error": 10, "malformed": 11,
                 "is full": 13, "unable to open": 14, "locking protocol": 15, "large file support": 22,
@@ -1393,7 +1348,7 @@ class Statements:
 class DatabaseFile(Statements):
     """One SQLite file that is backed up, kept where it is and, by who holds its folder's lock, made and `repair`ed."""
 
-    def __init__(self, path: Path | str, version: int = len(MIGRATIONS), *, repair: bool = True) -> None:
+    def __init__(self, path: Path | str, version: int = max(MIGRATIONS), *, repair: bool = True) -> None:
         super().__init__(Path(path))
         self.backing_up = threading.RLock()
         with self.explained(f"{self.path} cannot be opened"):
@@ -1439,11 +1394,11 @@ class DatabaseFile(Statements):
             return connection
 
     def check(self, connection: sqlite3.Connection, version: int | None) -> None:
-        """DatabaseRefused of a newer one, DatabaseDamaged of one that no migration made so or of another version."""
+        """DatabaseRefused of an unknown one, DatabaseDamaged of one that no migration made so or of another version."""
         found = user_version(connection)
-        if found > len(MIGRATIONS):
-            raise DatabaseRefused(f"{self.path} was written by a newer llamadash (format {found}, this one knows "
-                                 f"{len(MIGRATIONS)}): update llamadash, or use another --data-dir")
+        if found > 0 and found not in MIGRATIONS:
+            raise DatabaseRefused(f"{self.path} was written by a newer llamadash or an unreleased one (format {found}, "
+                                 f"this one knows {max(MIGRATIONS)}): update llamadash, or use another --data-dir")
         problem = "there is nothing in it" if not found and self.good_backup() else database_problem(connection)
         if not problem and version not in (None, found):
             problem = "it is of another version"
@@ -1453,12 +1408,12 @@ class DatabaseFile(Statements):
     def migrate(self, version: int) -> None:
         """Run the migrations that this file has not seen, each in its own transaction after a backup."""
         found = user_version(self.connection)
-        for number in range(found + 1, version + 1):
+        for number in [number for number in MIGRATIONS if found < number <= version]:
             if found:
                 self.backup(self.path.parent / f"backups/before-migration-{number}.db")
             try:
                 with self.transaction() as db:
-                    MIGRATIONS[number - 1](db)
+                    MIGRATIONS[number](db)
                     db.execute(f"PRAGMA user_version = {number}")
             except (sqlite3.Error, DatabaseDamaged) as problem:
                 self.connection.close()
@@ -2173,7 +2128,7 @@ def not_ours() -> Iterator[None]:
 def is_good_database(path: Path) -> bool:
     """Whether SQLite can read all of the file at `path`, and it is one of ours; its error where it may not read it."""
     with not_ours(), contextlib.closing(read_only(path)) as db:
-        return 0 < user_version(db) <= len(MIGRATIONS) and database_problem(db) is None
+        return user_version(db) in MIGRATIONS and database_problem(db) is None
     return False
 
 
@@ -2183,8 +2138,8 @@ def database_problem(db: sqlite3.Connection) -> str | None:
     if version < 0 or (version == 0 and columns):
         return "it is not llamadash's"
     with contextlib.closing(sqlite3.connect(":memory:")) as example:
-        for step in MIGRATIONS[:version]:
-            step(example)
+        for number in [number for number in MIGRATIONS if number <= version]:
+            MIGRATIONS[number](example)
         missing = columns_of(example) - columns
     if missing:
         return "it lacks {}.{}".format(*min(missing))
@@ -2193,7 +2148,7 @@ def database_problem(db: sqlite3.Connection) -> str | None:
 
 
 def user_version(db: sqlite3.Connection) -> int:
-    """How many migrations a database has seen."""
+    """The number of the last migration that a database has seen."""
     return int(db.execute("PRAGMA user_version").fetchone()[0])
 
 
@@ -11845,8 +11800,9 @@ async def data_findings(config: Config, _values: Json) -> Findings:
             backups = len(list(path.parent.glob("backups/*")))
             yield "ok", "database", f"{path}, {path.stat().st_size / 2**20:.1f} MiB, {backups} backups"
         else:
-            yield ("fail", "database", f"{path} is damaged, or was written by a newer llamadash", "start llamadash: it "
-                   f"says which, and puts the newest of up to {BACKUPS_KEPT} backups in the place of a damaged one")
+            yield ("fail", "database", f"{path} is damaged, or was written by a newer llamadash or an unreleased one",
+                   "start llamadash: it says which, and puts the newest of up to "
+                   f"{BACKUPS_KEPT} backups in the place of a damaged one")
     except sqlite3.Error as failure:
         yield "fail", "database", str(database_error(failure, f"{path} cannot be read", path))
 

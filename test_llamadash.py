@@ -1523,28 +1523,25 @@ def test_a_year_of_an_older_version_is_still_there(tmp_path: Path) -> None:
     found = new.metrics_history(begin - 100 * llamadash.DAY, llamadash.now_ms(), 500, ["cpu_usage"])
     assert found["bucket"] % hour == 0 and max(filter(None, found["series"]["cpu_usage"]["max"])) == 6.0
     assert [backup.name for backup in new.backups()] == [
-        f"before-migration-{number}.db" for number in range(len(llamadash.MIGRATIONS), 1, -1)]
+        f"before-migration-{number}.db" for number in (6, 3, 2)]
     new.close()
 
 
-def test_speeds_that_were_counted_apart_are_added_up(tmp_path: Path) -> None:
-    """A database of the format before has the same percentiles afterwards, by whatever they are asked for."""
-    path, day = tmp_path / "llama.db", llamadash.day_of(now := llamadash.now_ms())
-    with contextlib.closing(llamadash.Database(path, 5)) as old:
-        old.connection.executemany(
-            "INSERT INTO usage (day, model, build, key, status, requests, generated_speeds) "
-            "VALUES (?, ?, ?, ?, ?, 1, ?)", [
-             (day, "a", "b1", "laptop", "ok", llamadash.speed_count(20)), (day, "a", "b1", "", "ok", None),
-             (day, "a", "b2", "laptop", "failed", llamadash.speed_count(40)),
-             (day, "b", "b1", "phone", "ok", llamadash.speed_count(80))])
-    with contextlib.closing(llamadash.Database(path)) as database:
-        for by, median in [("model", {"a": 20, "b": 80}), ("key", {"laptop": 20, "phone": 80, None: None}),
-                           ("day", {day: 40}), ("build", {"b1": 20, "b2": 40})]:
-            rows, total = database.usage(now, now, by)
-            assert {row[by]: row["generated_speeds"] and row["generated_speeds"][0] for row in rows
-                    if row.get("model") != "b" or by == "model"} == {
-                name: value and pytest.approx(value, rel=0.016) for name, value in median.items()}
-            assert total["requests"] == 4 and total["generated_speeds"][0] == pytest.approx(40, rel=0.016)
+def test_speeds_are_counted_by_whatever_they_are_asked_for(fresh_db: llamadash.Database) -> None:
+    """Where they are counted apart, as those of a model's builds, they are added up."""
+    day = llamadash.day_of(now := llamadash.now_ms())
+    fresh_db.add_requests([
+        {"id": id, "timestamp": now, "model": model, "build": build, "key": key, "status": status,
+         "generated_tokens": 9, "generated_per_second": speed} for id, (model, build, key, status, speed) in enumerate([
+            ("a", "b1", "laptop", "ok", 20), ("a", "b1", None, "ok", None), ("a", "b2", "laptop", "failed", 40),
+            ("b", "b1", "phone", "ok", 80)])])
+    for by, median in [("model", {"a": 20, "b": 80}), ("key", {"laptop": 20, "phone": 80, None: None}),
+                       ("day", {day: 40}), ("build", {"b1": 20, "b2": 40})]:
+        rows, total = fresh_db.usage(now, now, by)
+        assert {row[by]: row["generated_speeds"] and row["generated_speeds"][0] for row in rows
+                if row.get("model") != "b" or by == "model"} == {
+            name: value and pytest.approx(value, rel=0.016) for name, value in median.items()}
+        assert total["requests"] == 4 and total["generated_speeds"][0] == pytest.approx(40, rel=0.016)
 
 
 # What version 1.0.0 made, as its own `sqlite_master` has it, with some rows.
@@ -1612,8 +1609,8 @@ def test_the_migrations_of_version_1_0_are_as_they_were(version_1_0: Path) -> No
     """They may never change, whatever becomes of models and series: else no installation could be opened again."""
     with contextlib.closing(sqlite3.connect(version_1_0)) as old, \
             contextlib.closing(sqlite3.connect(":memory:")) as new:
-        for step in llamadash.MIGRATIONS[:3]:
-            step(new)
+        for number in (1, 2, 3):
+            llamadash.MIGRATIONS[number](new)
         for (table,) in old.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'index')"):
             described = f"SELECT * FROM pragma_table_info('{table}')", f"SELECT * FROM pragma_index_info('{table}')"
             assert [old.execute(query).fetchall() for query in described] == [
@@ -1648,7 +1645,7 @@ def test_what_version_1_0_remembered_is_found_again(version_1_0: Path) -> None:
         assert database.find_session(b"\0\xff") == "s1"
         assert [row["message"] for row in database.logs()[0]] == ["hello"]
         assert [backup.name for backup in database.backups()] == [
-            f"before-migration-{number}.db" for number in range(len(llamadash.MIGRATIONS), 3, -1)]
+            "before-migration-6.db"]
 
 
 def test_a_default_of_version_1_0_becomes_the_configuration(version_1_0: Path) -> None:
@@ -2128,13 +2125,17 @@ async def test_pruning_does_not_need_a_backup(dash: StubDash, monkeypatch: pytes
     assert dash.failures == []
 
 
-def test_a_newer_database_is_left_alone(tmp_path: Path) -> None:
-    """A database of a later version is refused, by each command, and not one byte of it or of the key changes."""
+@pytest.mark.parametrize("number", [4, 5, 7, 999])
+def test_a_newer_database_is_left_alone(tmp_path: Path, number: int) -> None:
+    """A database of a later version is refused, by each command, and not one byte of it or of the key changes.
+
+    Nor of one that no released version made.
+    """
     path = tmp_path / llamadash.DATABASE_NAME
     with contextlib.closing(sqlite3.connect(path)) as db:
-        db.execute("PRAGMA user_version = 999")
+        db.execute(f"PRAGMA user_version = {number}")
     before = path.read_bytes()
-    with pytest.raises(llamadash.DatabaseRefused, match="newer"):
+    with pytest.raises(llamadash.DatabaseRefused, match=f"a newer llamadash or an unreleased one \\(format {number},"):
         llamadash.Database(path)
     key = llamadash.access_key(tmp_path)
     for command in (["backup", str(tmp_path / "copy.db")], ["link", "--new"], ["--port", "0"]):
@@ -2181,13 +2182,13 @@ def test_a_migration_that_fails_leaves_the_old_version(tmp_path: Path, monkeypat
     def m_broken(db: sqlite3.Connection) -> None:
         db.execute("DROP TABLE models")
         raise ZeroDivisionError
-    monkeypatch.setattr(llamadash, "MIGRATIONS", [*llamadash.MIGRATIONS, m_broken])
+    monkeypatch.setattr(llamadash, "MIGRATIONS", llamadash.MIGRATIONS | {7: m_broken})
     with pytest.raises(ZeroDivisionError):
-        llamadash.Database(path, len(llamadash.MIGRATIONS))
+        llamadash.Database(path, 7)
     monkeypatch.undo()
     again = llamadash.Database(path)
     assert again.get_model("tiny")
-    assert [backup.name for backup in again.backups()] == [f"before-migration-{len(llamadash.MIGRATIONS) + 1}.db"]
+    assert [backup.name for backup in again.backups()] == ["before-migration-7.db"]
     again.close()
 
 
@@ -2202,19 +2203,18 @@ def test_a_migration_that_sqlite_refuses_is_no_damage(
     def m_broken(db: sqlite3.Connection) -> None:
         db.execute("DROP TABLE models")
         db.execute("INSERT INTO nowhere VALUES (1)")
-    monkeypatch.setattr(llamadash, "MIGRATIONS", [*llamadash.MIGRATIONS, m_broken])
+    monkeypatch.setattr(llamadash, "MIGRATIONS", llamadash.MIGRATIONS | {7: m_broken})
     really = llamadash.Database
-    number = len(llamadash.MIGRATIONS)
-    monkeypatch.setattr(llamadash, "Database", lambda path: really(path, number))
+    monkeypatch.setattr(llamadash, "Database", lambda path: really(path, 7))
     for _ in range(2):
         assert llamadash.main(["--port", "0", "--data-dir", str(tmp_path)]) == llamadash.EXIT_DATABASE
         error = capsys.readouterr().err
-        assert f"Migration {number}" in error and "nowhere" in error and "nothing was changed" in error
+        assert "Migration 7" in error and "nowhere" in error and "nothing was changed" in error
     monkeypatch.undo()
     again = llamadash.Database(path)
     assert (again.get_meta("kept"), again.models(), again.notice) == (1, [], None)
     assert not list(tmp_path.glob("*damaged*"))
-    assert [backup.name for backup in again.backups()] == [f"before-migration-{number}.db"]
+    assert [backup.name for backup in again.backups()] == ["before-migration-7.db"]
     again.close()
 
 
