@@ -3522,10 +3522,7 @@ class Sampler:
     async def tick(self) -> None:
         """Take one sample, save it and send it to everybody."""
         metrics = await self.sample()
-        try:
-            await asyncio.to_thread(self.dash.db.add_metrics, metrics, metrics["timestamp"])
-        except DashError as problem:
-            log.warning("metrics not saved: %s", problem)
+        await self.dash.chore("metrics", self.dash.db.add_metrics, metrics, metrics["timestamp"])
         await self.dash.broadcast("metrics:update", {"metrics": metrics})
         await self.dash.alerts.look(metrics)
         await self.dash.pool.memory.watch_others()
@@ -3561,8 +3558,7 @@ class Sampler:
                      for id, gpu in known.items() if id in places}
         if places != self.gpu_places and not self.nvidia.task:  # which will tell of further ones
             self.gpu_places = places
-            with contextlib.suppress(DashError):
-                self.dash.db.set_meta("gpus", places)
+            await self.dash.chore("order of GPUs", self.dash.db.set_meta, "gpus", places)
         return sorted(self.gpus.values(), key=lambda gpu: int(gpu["index"]))
 
     def readings(self, devices: Iterable[Json]) -> list[tuple[Json, str | None]]:
@@ -7367,8 +7363,7 @@ class Requests:
                 self.cancel(call, "The client did not read the answer.", status="failed", code="unread")
         finished, self.finished = self.finished, []
         if finished:
-            with contextlib.suppress(DashError):  # the numbers of some requests are worth no more trouble
-                await asyncio.to_thread(self.dash.db.add_requests, finished)
+            await self.dash.chore("requests", self.dash.db.add_requests, finished)  # they are worth no more trouble
             for row in finished[-20:]:  # clients fetch older ones when they need them
                 await self.dash.broadcast("requests:finished", {"request": row})
         if self.active or self.shown:
@@ -7499,8 +7494,7 @@ class EnergyLedger:
                              "metered": None})
         if rows:
             await self.dash.requests.publish()  # the rows must be there
-            with contextlib.suppress(DashError):
-                await asyncio.to_thread(self.dash.db.add_energy, rows)
+            await self.dash.chore("energy", self.dash.db.add_energy, rows)
 
     def residencies(self) -> Json:
         """What it costs to keep each model: {model: {since (ms), energy (J), loading (s that a load takes)}}."""
