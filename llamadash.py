@@ -5729,14 +5729,15 @@ class Instance:
 
     async def run(self) -> str | None:
         """Start the process and wait for its end. Returns why it ended, None where it was told to."""
-        lifeline, ours = os.pipe()
-        with os.fdopen(lifeline, "rb"), os.fdopen(ours, "wb"):
-            guarded = [SHELL, "-c", GUARD, str(lifeline)] if SHELL else []
+        with contextlib.ExitStack() as pipe:
             try:
+                lifeline, _ = [pipe.enter_context(os.fdopen(end, mode))
+                               for end, mode in zip(os.pipe(), ("rb", "wb"), strict=True)]
+                guarded = [SHELL, "-c", GUARD, str(lifeline.fileno())] if SHELL else []
                 self.process = process = await asyncio.create_subprocess_exec(
                     *guarded, *self.arguments, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
                     stderr=asyncio.subprocess.PIPE, limit=LOG_BLOCK, start_new_session=True,
-                    pass_fds=[lifeline] if SHELL else [],
+                    pass_fds=[lifeline.fileno()] if SHELL else [],
                     env=engine_environment(self.key, self.build, self.dash.config.data_dir))
             except OSError as problem:
                 return f"{self.build.path} cannot be started: {problem.strerror or problem}"

@@ -5864,6 +5864,24 @@ def an_instance(dash: StubDash, *command: str, **build: Any) -> llamadash.Instan
 
 
 @run_async
+async def test_a_load_without_descriptors_left_says_so(dash: StubDash) -> None:
+    """No file can be opened any more: the load ends with the reason, and what was opened for it is closed."""
+    instance, limits = an_instance(dash, "true"), resource.getrlimit(resource.RLIMIT_NOFILE)
+    for left in range(8):  # at its own pipe, or at those of the process
+        free = os.open(os.devnull, os.O_RDONLY)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + left, limits[1]))
+        try:
+            said = await instance.run()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert said == "x cannot be started: Too many open files"
+        again = os.open(os.devnull, os.O_RDONLY)
+        os.close(again)
+        assert again == free
+
+
+@run_async
 async def test_what_looks_after_a_process_lasts(dash: StubDash, monkeypatch: pytest.MonkeyPatch) -> None:
     """A failure while output is read, or while health is asked for, ends neither of both."""
     monkeypatch.setattr(llamadash, "RESTART_PAUSE", 0.01)
