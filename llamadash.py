@@ -802,7 +802,7 @@ async def config_update(dash: Dash, *, revision: int, changes: dict[str, Any]) -
 @on("config:reset", error="RESET_CONFIG_FAILED", cost=5)
 async def config_reset(dash: Dash, *, revision: int | None = None) -> Json:
     """Go back to the defaults."""
-    return await apply_config(dash, dash.engine_config["revision"] if revision is None else revision, {}, reset=True)
+    return await apply_config(dash, revision, {}, reset=True)
 
 
 def checked_config(dash: Dash, changes: Json, field: str) -> Json:
@@ -831,14 +831,16 @@ def checked_config(dash: Dash, changes: Json, field: str) -> Json:
     return changes
 
 
-async def apply_config(dash: Dash, revision: int, changes: Json, *, reset: bool = False) -> Json:
-    """Save changes of the configuration, let the models and the library follow, and tell everybody."""
+async def apply_config(dash: Dash, revision: int | None, changes: Json, *, reset: bool = False) -> Json:
+    """Save changes of the configuration, of this revision or the newest, let everything follow, and tell everybody."""
     before = dash.engine_config
-    dash.db.save_config(revision, changes, before, reset=reset)
+    dash.db.save_config(before["revision"] if revision is None else revision, changes, before, reset=reset)
     dash.load_engine_config()
     dash.pool.sync()
     changed = sorted(key for key in before.keys() - {"revision"} if before[key] != dash.engine_config[key])
-    if changed:
+    if changed == ["build"] and dash.engine_config["build"]:
+        dash.event("build", reason=f"{dash.engine_config['build']} is used")
+    elif changed:
         dash.event("configuration", reason=", ".join(changed))
     if dash.engine_config["models_dirs"] != before["models_dirs"]:
         dash.spawn(dash.library.scan(), "scan")
@@ -5344,19 +5346,9 @@ async def engines_use(dash: Dash, *, id: Annotated[str, Length(1, 96)]) -> Json:
         raise InvalidRequest(problem, field="id")
     if id != "given" and "given" in dash.builds.builds:
         raise Conflict("The engine is fixed by --llama-server.")
-    await choose_build(dash, id)
+    await apply_config(dash, None, {"build": id})
     dash.gateway.warn("build", None)
     return await announce_build(dash, id)
-
-
-async def choose_build(dash: Dash, id: str) -> None:
-    """Make a build that of all models that choose none."""
-    config = dash.engine_config
-    dash.db.save_config(config["revision"], {"build": id}, config)
-    dash.load_engine_config()
-    dash.pool.sync()
-    dash.event("build", reason=f"{id} is used")
-    await dash.broadcast("config:updated", {"config": dash.engine_config})
 
 
 async def announce_build(dash: Dash, id: str) -> Json:
@@ -6809,7 +6801,7 @@ class Pool:
         good = builds.builds.get(self.dash.db.get_meta("proven_builds", {}).get(entry, ""))
         if good is None or good.problem or good.id == build.id or builds.default(config) is not build or self.stopping:
             return
-        await choose_build(self.dash, good.id)
+        await apply_config(self.dash, None, {"build": good.id})
         self.dash.gateway.warn("build", f"{build.id} could not start {entry}, which {good.id} had run: "
                                f"{good.id} is used again.")
         with contextlib.suppress(DashError):
@@ -10507,7 +10499,7 @@ class Installer:
         config = self.dash.engine_config
         equal = before and before.kind == build.kind and len(before.devices) >= len(build.devices)
         if before and equal and before.id != "given" and not config["build"]:
-            await choose_build(self.dash, before.id)
+            await apply_config(self.dash, None, {"build": before.id})
         self.dash.pool.sync()
         used = {build.id, *(item.build.id for item in self.dash.pool.instances.values()),
                 self.dash.engine_config["build"], *(model["build"] for model in self.dash.db.models())}
@@ -12556,7 +12548,7 @@ async def system_import(dash: Dash, *, document: dict[str, Any], dryRun: bool = 
         if plan["settings"]:
             await settings_update(dash, changes=plan["settings"])
         if plan["config"]:
-            await apply_config(dash, dash.engine_config["revision"], plan["config"])
+            await apply_config(dash, None, plan["config"])
         if "models_dirs" in plan["config"]:  # in which the document's models may be
             await dash.library.scan()
             again = await dash.library.patiently(document, import_plan, dash, document, dash.db.models())
