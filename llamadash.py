@@ -5020,7 +5020,6 @@ WITHHELD = r"LLAMA_(?:ARG_|API_KEY$|SERVER_)|LLAMADASH_|NOTIFY_SOCKET$|WATCHDOG_
 OPTION_LINE = r"(?m)^(-[\w-]+(?:, +-[\w-]+)*)(?: (\S.*?))?(?: {2,}|$)"
 DEVICE_LINE = r"(?m)^ +([^\s:]{1,64}): ([^\n]{0,200}?) \((\d{1,9}) MiB, (\d{1,9}) MiB free\)"
 LEFT_TO_ENGINE = frozenset(("n-gpu-layers", "n-gpu-layers-draft", "parallel"))  # -1 has meant other things before
-MAX_CPU_MOE = 4000  # more than any model has layers; llama-server aborts at 4,096 and above
 INSTALL_LIMIT = 900.0  # seconds; a slow line needs minutes for the 20 MB
 WHOLE_CONTEXT = 131_072  # tokens looked at for repetitions where neither they nor the context are bounded
 # load-mode as builds before July 2026 spell it
@@ -5250,13 +5249,8 @@ def engine_arguments(build: Build, model: Json, parameters: Json, port: int, ali
               if key not in {"model", *OWN_PARAMETERS} and not (key in LEFT_TO_ENGINE and value == -1)}
     if devices := list(devices or ()):
         values.setdefault("device", ",".join(devices))  # where the parameters name none
-    # What newer builds refuse becomes what means the same.
-    if values.get("n-cpu-moe", 0) > MAX_CPU_MOE:
-        values["n-cpu-moe"] = MAX_CPU_MOE
-    if values.get("repeat-last-n", 0) < 0:
+    if values.get("repeat-last-n", 0) < 0:  # which newer builds refuse
         values["repeat-last-n"] = values.get("ctx-size") or WHOLE_CONTEXT
-    if values.get("repeat-penalty") == 0:
-        values["repeat-penalty"] = 1.0
     served = ["--model", model["path"], "--host", "127.0.0.1", "--port", str(port), "--alias", alias]
     if build.options is None:
         fixed = ["--metrics", "on", "--slots", "on"]
