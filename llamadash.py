@@ -5014,6 +5014,9 @@ PROBE_TIMEOUT = 15.0  # s for each question to a program; the first start after 
 EXECUTABLE = ".exe" if os.name == "nt" else ""
 PROTOCOL = b"cmd_child_to_router"  # in every llama-server since January 2026, or in a library of it
 NO_ENGINE = "No llama-server was found on this machine."
+ENGINE_HINT = {"text": "Install llama.cpp, or unpack a release from https://github.com/ggml-org/llama.cpp/releases "
+                       "and start llamadash with --llama-server /path/to/llama-server.",
+               "commands": ["winget install llama.cpp" if os.name == "nt" else "brew install llama.cpp"]}
 SAFE_BUILD = 8941  # of llama.cpp; before it a request could write outside of memory (CVE-2026-21869)
 USEFUL_GPU = 2 * 2**30  # bytes of memory; a GPU with less is a display adapter
 WITHHELD = r"LLAMA_(?:ARG_|API_KEY$|SERVER_)|LLAMADASH_|NOTIFY_SOCKET$|WATCHDOG_"
@@ -5285,17 +5288,6 @@ def option_words(options: Mapping[str, str] | None, key: str, value: Any) -> lis
     if not takes:  # a switch then, such as flash-attn until August 2025
         return [f"--{name}"] if text == "on" else []
     return [f"--{name}", text]
-
-
-def engine_hint() -> Json:
-    """How to get an engine on this system: `{text, commands}`."""
-    commands = {"darwin": ["brew install llama.cpp"], "win32": ["winget install llama.cpp"]}
-    if os.environ.get("TERMUX_VERSION"):
-        commands[sys.platform] = ["pkg install llama-cpp"]
-    fallback = ["brew install llama.cpp", "nix profile install nixpkgs#llama-cpp"]
-    return {"text": "Install llama.cpp, or unpack a release from https://github.com/ggml-org/llama.cpp/releases "
-                    "and start llamadash with --llama-server /path/to/llama-server.",
-            "commands": commands.get(sys.platform, fallback)}
 
 
 def kill_group(group: int) -> None:
@@ -7991,10 +7983,7 @@ class Gateway:
         """The engine's record, as clients see it."""
         config = self.dash.engine_config
         build = self.dash.builds.default(config)
-        kind = build.kind if build else None
-        hint = engine_hint() if self.status == "missing" or kind == "embedded" else None
-        if hint and self.status != "missing":
-            hint["text"] = f"This is the embedded CPU engine; install llama.cpp for your GPU: {hint['commands'][0]}"
+        hint = ENGINE_HINT if self.status == "missing" else None
         shown = build and {key: getattr(build, key) for key in ("id", "kind", "version", "path")}
         return {"status": self.status, "error": self.error or (build and build.problem), "build": shown, "hint": hint,
                 "installation": self.dash.builds.installation, "warnings": list(self.warnings.values()),
@@ -11805,8 +11794,8 @@ async def engine_findings(config: Config, values: Json) -> Findings:
         else:
             yield ("warn", "engine", text, build.warning) if build.warning else ("ok", "engine", text)
     if not builds.builds and not config.upstreams:
-        hint = engine_hint()
-        yield "warn", "engine", "no llama-server on PATH", f"{hint['text']} For example: {hint['commands'][0]}"
+        yield ("warn", "engine", "no llama-server on PATH",
+               f"{ENGINE_HINT['text']} For example: {ENGINE_HINT['commands'][0]}")
 
 
 async def upstream_findings(config: Config, _values: Json) -> Findings:
