@@ -3623,15 +3623,6 @@ def processor_name() -> str | None:
     return platform.processor() or platform.machine() or None
 
 
-def system_name() -> str:
-    """The operating system and its release, as its users call it."""
-    if sys.platform == "darwin":
-        return f"macOS {platform.mac_ver()[0]}"
-    if name := readable(lambda: platform.freedesktop_os_release()["PRETTY_NAME"]):
-        return f"{name} ({platform.system()} {platform.release()})"
-    return f"{platform.system()} {platform.release()}"
-
-
 def timezone_name() -> str:
     """This machine's time zone by its IANA name; where that is not known one as far ahead of UTC now."""
     name = os.environ.get("TZ", "").lstrip(":") or os.path.realpath("/etc/localtime").partition("zoneinfo/")[2]
@@ -12481,7 +12472,9 @@ async def system_info(dash: Dash) -> Json:
     metrics = dash.sampler.latest or await dash.sampler.sample()
     database = [dash.db.path.with_name(f"{dash.db.path.name}{suffix}") for suffix in ("", "-wal", "-shm")]
     return {
-        "version": __version__, "python": platform.python_version(), "os": await asyncio.to_thread(system_name),
+        "version": __version__, "python": platform.python_version(),
+        "os": await asyncio.to_thread(lambda: readable(lambda: platform.freedesktop_os_release()["PRETTY_NAME"]) or
+                                      platform.platform(terse=True).replace("-", " ", 1)),
         "hostname": dash.web.name, "host": dash.config.host, "address": lan_address(dash.web.name),
         "uptime": metrics["uptime"],
         "cpu": {"model": await asyncio.to_thread(processor_name),
