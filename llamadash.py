@@ -9674,20 +9674,18 @@ class ModelHub:
         """A repository's GGUF files, and its description; NotFound where there is none that we may see."""
         name, _, revision = repo.partition("@")
         revision = f"/revision/{urllib.parse.quote(revision, safe='')}" if revision else ""
-        info = await self.json(f"api/models/{name}{revision}?blobs=true", repo,
+        return await self.json(f"api/models/{name}{revision}?blobs=true", repo,
+                               lambda info: (download_listed(info["siblings"]), info),
                                at_most(MAX_REPO_FILES, "rfilename", ".gguf"))
-        try:
-            return await asyncio.to_thread(download_listed, info["siblings"]), info
-        except (TypeError, LookupError):
-            raise HubUnavailable(f"{self.name} does not answer as a model hub does") from None
 
-    async def json(self, path: str, what: str, kept: Callable[[Json], Any] | None = None) -> Any:
-        """What the hub says in JSON at `path`, its objects as `kept` makes them; NotFound where it has no `what`."""
+    async def json(self, path: str, what: str, made: Callable[[Any], Result],
+                   kept: Callable[[Json], Any] | None = None) -> Result:
+        """What is `made` of the JSON at `path`, its objects as `kept` makes them; NotFound where it has no `what`."""
         text = await self.whole(path, MAX_LISTING, what)
         try:
-            return await json_in_thread(text, kept)
-        except (ValueError, RecursionError):
-            raise HubUnavailable(f"{self.name} does not answer as a model hub does") from None
+            return await asyncio.to_thread(made, await json_in_thread(text, kept))
+        except MALFORMED:
+            raise HubUnavailable(f"{self.name} does not answer as it should") from None
 
     def refusal(self, response: aiohttp.ClientResponse, what: str, elsewhere: str | None) -> DashError:
         """The error that says what a refused request means to the user; `elsewhere` is the host that is not the hub."""
@@ -10227,9 +10225,9 @@ async def models_search(dash: Dash, *, query: Annotated[str, Length(1, 200)]) ->
     """The repositories on the hub that have GGUF files and the words of `query`, the most downloaded ones first."""
     wanted = {"search": query, "filter": "gguf", "sort": "downloads", "direction": "-1", "limit": MAX_FOUND,
               "expand[]": ("downloads", "likes", "gated", "lastModified", "tags", "gguf")}
-    found = await dash.downloads.hub.json(f"api/models?{urllib.parse.urlencode(wanted, doseq=True)}",
-                                          "the list of models")
-    repos = [download_repo(item) for item in found if isinstance(item, dict)] if isinstance(found, list) else []
+    repos = await dash.downloads.hub.json(
+        f"api/models?{urllib.parse.urlencode(wanted, doseq=True)}", "the list of models",
+        lambda found: [download_repo(item) for item in found if isinstance(item, dict)] if type(found) is list else [])
     return {"repos": [item for item in repos if re.fullmatch(REPO, item["repo"])][:MAX_FOUND]}
 
 
@@ -10274,18 +10272,15 @@ MAX_ENGINE_FILES = 2000
 
 def engine_assets(answer: Any) -> tuple[str, list[Part]]:
     """Tag and files of a release in GitHub's API; those without a digest are left out: they could not be checked."""
-    try:
-        assets = []
-        for item in answer["assets"]:
-            digest = re.fullmatch(r"sha256:([0-9a-f]{64})", str(item.get("digest")))
-            if digest and type(item["size"]) is int and 0 < item["size"] <= MAX_ENGINE_ARCHIVE:
-                assets.append(Part(str(item["name"]), item["size"], digest[1], tag=digest[1][:6],
-                                   address=str(item["browser_download_url"])))
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}", answer["tag_name"]):
-            raise ValueError
-        return answer["tag_name"], assets
-    except (ValueError, TypeError, LookupError, AttributeError):
-        raise HubUnavailable("The list of llama.cpp's releases cannot be read.") from None
+    assets = []
+    for item in answer["assets"]:
+        digest = re.fullmatch(r"sha256:([0-9a-f]{64})", str(item.get("digest")))
+        if digest and type(item["size"]) is int and 0 < item["size"] <= MAX_ENGINE_ARCHIVE:
+            assets.append(Part(str(item["name"]), item["size"], digest[1], tag=digest[1][:6],
+                               address=str(item["browser_download_url"])))
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}", answer["tag_name"]):
+        raise ValueError(answer["tag_name"])
+    return answer["tag_name"], assets
 
 
 def engine_offers(assets: list[Part], vendors: set[str], cuda: int | None, *, rocm: bool) -> dict[str, list[Part]]:
@@ -10403,7 +10398,7 @@ class Installer:
         """Tag and files of the newest release."""
         for path in (f"repos/{ENGINE_REPO}/releases/latest", "releases/latest", "latest"):  # a mirror may be flat
             with contextlib.suppress(NotFound):
-                return engine_assets(await self.hub.json(path, "llama.cpp's list of releases"))
+                return await self.hub.json(path, "llama.cpp's list of releases", engine_assets)
         raise NotFound(f"{self.hub.name} lists no releases of llama.cpp.")
 
     async def say(self, id: str, status: str, line: str, done: int = 0, total: int = 0) -> Json:
