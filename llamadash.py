@@ -9997,11 +9997,9 @@ class Downloads:
             status = "done"
             log.info("downloaded %s from %s", download.file, download.repo)
         except (DashError, OSError) as problem:
-            status, download.error = "failed", str(problem)
-            if isinstance(problem, OSError):
-                full = problem.errno in (errno.ENOSPC, errno.EDQUOT)
-                download.error = "the disk is full: make room, then resume" if full else \
-                    f"{problem.filename or 'the file'} cannot be written: {problem.strerror}"
+            status, what = "failed", f"{download.file} cannot be written"
+            download.error = str(problem if isinstance(problem, DashError) else
+                                 database_error(problem, what, Path(download.place)))
             log.warning("download of %s from %s failed: %s", download.file, download.repo, download.error)
         except Exception:  # a bug, which must not hold up the queue
             status, download.error = "failed", "Something went wrong in llamadash; its log says what."
