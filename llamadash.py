@@ -5610,6 +5610,16 @@ class EngineOutput:
             self.journal.add("warning", source, f"{count} lines suppressed")
 
 
+async def body_of(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    """The body of a response, of one with more than `limit` bytes only the beginning, which is longer than that."""
+    body = bytearray()
+    async for block in response.content.iter_any():  # one read would give what has arrived so far
+        body += block
+        if len(body) > limit:
+            break
+    return bytes(body)
+
+
 class Instance:
     """One engine process, from its start to its end. `changed` is called whenever there is something new to show."""
 
@@ -5747,7 +5757,7 @@ class Instance:
         with contextlib.suppress(aiohttp.ClientError, OSError, asyncio.TimeoutError):
             async with self.dash.pool.session.get(self.url + path, headers=self.authorization,
                                                   timeout=aiohttp.ClientTimeout(total=HEALTH_TIMEOUT)) as response:
-                return response.status, await response.content.read(2**20)
+                return response.status, await body_of(response, 2**20)
         return 0, b""
 
     async def ask_properties(self) -> None:
@@ -7742,7 +7752,7 @@ class Exchange(ModelRequest):
         """Pass the answer on, piece by piece as it comes."""
         call, response = self.call, self.response
         if response is not None and answer.status >= 400:
-            raise GatewayError(answer.status, error_text(await answer.content.read(KEPT_TAIL), answer.status))
+            raise GatewayError(answer.status, error_text(await body_of(answer, KEPT_TAIL), answer.status))
         if response is None:
             length = [(name, value) for name, value in answer.headers.items() if name.lower() == "content-length"]
             response = await self.begin(answer.status, [*passed_headers(answer.headers), *length])
@@ -7898,7 +7908,7 @@ class Gateway:
                 stack.enter_context(self.dash.requests.account(call))
                 answer = await asking.ask(stack)
                 if answer.status != 200:
-                    raise EngineFailed(error_text(await answer.content.read(KEPT_TAIL), answer.status))
+                    raise EngineFailed(error_text(await body_of(answer, KEPT_TAIL), answer.status))
                 yield answer_objects(answer, call)
         except (aiohttp.ClientError, OSError):
             raise EngineUnavailable("The engine ended while it answered.") from None
@@ -8351,7 +8361,7 @@ async def keys_revoke(dash: Dash, *, id: int) -> Json:
 UPSTREAM_REFRESH = (15.0, 120.0)  # s between two looks at an upstream's models; at most where it does not answer
 UPSTREAM_TIMEOUT = 10.0  # s for its list of models
 UPSTREAM_SILENCE = 900.0  # s without a byte of an answer: it may have to load the model
-MAX_UPSTREAM_MODELS = 1000
+MAX_UPSTREAM_MODELS, MAX_UPSTREAM_LIST = 1000, 2**21  # and bytes of an answer that lists them
 UPSTREAM_NAME = r"[A-Za-z0-9._-]{1,64}"
 ADDRESS = (r"(?i)(?:(https?|wss?|tcp):/*|//)?((?:[^/?#@\s]+@)?(?:[a-z0-9._-]+|\[[0-9a-f:.%]+\])(?::[0-9]{1,5})?"
            r"(?:/[^?#]*)?)(?:[?#].*)?")
@@ -8514,12 +8524,10 @@ class Upstreams:
         async with self.session.get(upstream.url + path, headers=[*upstream.headers, self.via()],
                                     timeout=aiohttp.ClientTimeout(total=UPSTREAM_TIMEOUT),
                                     allow_redirects=False) as response:
-            body = bytearray()
-            async for block in response.content.iter_any():
-                body += block
-                if len(body) > 2**21:
-                    raise ValueError("its answer is too long")
-            return response.status, bytes(body), min(retry_after(response.headers), MAX_RETRY_AFTER)
+            body = await body_of(response, MAX_UPSTREAM_LIST)
+            if len(body) > MAX_UPSTREAM_LIST:
+                raise ValueError("its answer is too long")
+            return response.status, body, min(retry_after(response.headers), MAX_RETRY_AFTER)
 
     async def states(self, upstream: Upstream) -> dict[str, str] | None:
         """The states of its models where it is a program that tells them elsewhere; what it is becomes known so."""
@@ -9247,7 +9255,7 @@ class Rehearsal:
             body = {"prompt": REHEARSAL * length, "n_predict": 32, "temperature": 0, "seed": 1, "cache_prompt": False}
             async with self.dash.pool.session.post(f"{instance.url}/completion", json=body,
                                                    headers=instance.authorization) as response:
-                said = await response.content.read(2**20)
+                said = await body_of(response, 2**20)
             if response.status != 200:
                 raise EngineFailed(error_text(said, response.status))
         await instance.measure()
@@ -9603,13 +9611,11 @@ class ModelHub:
 
     async def whole(self, path: str, limit: int, what: str | None = None) -> bytes:
         """The whole answer for `path`, of `limit` bytes at most."""
-        text = bytearray()
         async with self.session(LISTING_LIMIT) as session, self.get(session, path, what or path) as (response, _):
-            async for block in response.content.iter_chunked(2**16):
-                text += block
-                if len(text) > limit:
-                    raise HubUnavailable(f"the answer of {self.name} is too long")
-        return bytes(text)
+            text = await body_of(response, limit)
+        if len(text) > limit:
+            raise HubUnavailable(f"the answer of {self.name} is too long")
+        return text
 
     async def listing(self, repo: str) -> tuple[dict[str, Part], Json]:
         """A repository's GGUF files, and its description; NotFound where there is none that we may see."""

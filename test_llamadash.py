@@ -7744,6 +7744,46 @@ async def test_malformed_timings_are_left_out(tmp_path: Path) -> None:
 
 
 @run_async
+async def test_an_answer_that_comes_in_pieces_is_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an engine tells of itself beside a long chat template, a rehearsal's answer, and why it failed."""
+    program = fake_llama_server(tmp_path, """
+        def reply(handler, document, status=200, size=3000):
+            text = json.dumps({"chat_template": "x" * size, **document}).encode()
+            handler.send_response(status)
+            handler.end_headers()
+            for at in range(0, len(text), len(text) // 4):
+                handler.wfile.write(text[at:at + len(text) // 4])
+                handler.wfile.flush()
+                time.sleep(0.05)
+        def answer(handler, body):
+            if "cache_prompt" in body:
+                reply(handler, {"timings": {f"{kind}_{what}": 1 for kind in ("prompt", "predicted")
+                                            for what in ("n", "ms", "per_second")}, "content": "nine"})
+            else:
+                time.sleep(body.get("wait", 0))
+                reply(handler, {"error": {"message": "as it was asked"}}, 500)
+        Handler.do_GET = lambda handler: reply(
+            handler, {"total_slots": 3, "default_generation_settings": {"n_ctx": 777}}, size=500_000)
+        """)
+    monkeypatch.setattr(llamadash, "COMMENT_AFTER", 0.1)
+    async with running(EngineDash(tmp_path, program)) as dash:
+        await dash.load("a")
+        runtime = dash.state("a")["runtime"]
+        assert (runtime["n_ctx"], runtime["slots"]) == (777, 3)
+        chat = await dash.chat()
+        [error] = await eventually(lambda: dash.events(chat, "chat:error"), dash.log())
+        assert "as it was asked" in error["message"]
+        async with aiohttp.ClientSession() as http, http.post(dash.gateway.url + "/v1/chat/completions", json={
+                "model": "a", "stream": True, "wait": 0.3}) as response:
+            text = await response.text()
+        assert response.status == 200 and text.startswith(": processing") and "as it was asked" in text
+        build = dash.pool.loaded_instance("a").build
+        rehearsal = llamadash.Rehearsal(dash, build, "a", dash.pool.instances[dash.pool.entries.unit_of["a"]],
+                                        dash.pool.entries.unit("a"), {})
+        assert (await rehearsal.trial(rehearsal.running))["answer"] == "nine"
+
+
+@run_async
 async def test_a_model_is_evicted_for_another(tmp_path: Path, engine_program: str | None) -> None:
     """With room for one, a second model takes the first one's place, whether it was loaded or talked to."""
     async with running(EngineDash(tmp_path, engine_program, models_max=1, min_residency=0)) as dash:
