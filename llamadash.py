@@ -7198,9 +7198,9 @@ class Requests:
         row = call.row()
         self.made = {"prompt": self.made["prompt"] + max(0, (row["prompt_tokens"] or 0) - (row["cached_tokens"] or 0)),
                      "generated": self.made["generated"] + (row["generated_tokens"] or call.pieces)}
-        upstream, _, model = call.model.partition("/")
-        if upstream in self.dash.upstreams.all and not (call.unit or model in self.dash.upstreams.all[upstream].models):
-            row["counted_as"] = f"{upstream}/…"  # a client may make up any number of names
+        found = self.dash.upstreams.find(call.model)
+        if found and found[1] not in found[0].models:
+            row["counted_as"] = f"{found[0].name}/…"  # a client may make up any number of names
         model = row.get("counted_as", call.model)
         self.totals["requests_total", model, row["status"]] += 1
         for kind in TOKEN_KINDS:
@@ -7558,7 +7558,6 @@ class ModelRequest:
     """One request to a model, a client's or our own: waits until the model is in memory, and asks it."""
     dash: Dash
     call: Call
-    target: str | UpstreamModel
     method: str
     path: str
     headers: list[tuple[str, str]]
@@ -7566,18 +7565,18 @@ class ModelRequest:
 
     async def ask(self, stack: contextlib.AsyncExitStack) -> aiohttp.ClientResponse:
         """The answer, once its headers are there. Where the process dies before that, it is asked once more."""
-        pool = self.dash.pool
-        if not isinstance(self.target, str):
-            return await self.dash.upstreams.ask(self.target, self, stack)
+        pool, model = self.dash.pool, self.call.model
+        if "/" in model:
+            return await self.dash.upstreams.ask(self, stack)
         if self.method in LOOKS:  # who only looks at a model neither loads it nor keeps it awake
-            instance = pool.loaded_instance(self.target)
+            instance = pool.loaded_instance(model)
             if instance is None:
-                raise GatewayError(400, f"{self.target} is not loaded, and this request does not load it.")
+                raise GatewayError(400, f"{model} is not loaded, and this request does not load it.")
             return await self.ask_instance(instance, stack)
-        pool.ready_build(self.target)
-        if self.body is not None and self.target in self.dash.captures.wanted():
+        pool.ready_build(model)
+        if self.body is not None and model in self.dash.captures.wanted():
             self.call.captured = bytearray()
-            template = ModelRequest(self.dash, self.call, self.target, "POST", "/apply-template", JSON_BODY, self.body)
+            template = ModelRequest(self.dash, self.call, "POST", "/apply-template", JSON_BODY, self.body)
             stack.callback(lambda: self.dash.spawn(self.dash.captures.save(self.call, template), "capture"))
         stack.callback(pool.release, self.call)
         instance = await pool.admission(self.call)
@@ -7900,9 +7899,8 @@ class Gateway:
     @contextlib.asynccontextmanager
     async def asked(self, call: Call, body: Json) -> AsyncIterator[AsyncIterator[Json]]:
         """The events of a model's answer to llamadash itself, listed and counted; EngineUnavailable, EngineFailed."""
-        target = await self.routing.target(call.model)
-        asking = ModelRequest(self.dash, call, target, "POST", call.endpoint, JSON_BODY,
-                              scanned_json(bytearray(encoded(body))))
+        call.model = await self.routing.target(call.model)
+        asking = ModelRequest(self.dash, call, "POST", call.endpoint, JSON_BODY, scanned_json(bytearray(encoded(body))))
         try:
             async with contextlib.AsyncExitStack() as stack:
                 stack.enter_context(self.dash.requests.account(call))
@@ -8006,28 +8004,26 @@ class Routing:
         target = await self.target(named or queried, key["models"])
         address = client_address(request, self.dash.config.trusted_proxies)
         agent = request.headers.get("User-Agent", "").split(" ")[0]
-        call = Call(0, str(target), key["name"] or clean_text(f"{address} {agent}".strip())[:120],
+        call = Call(0, target, key["name"] or clean_text(f"{address} {agent}".strip())[:120],
                     clean_text(path.partition("?")[0][:200]), key=key["name"], key_id=key["id"],
                     stream=content is not None and content.value("stream") is True,
                     owner=key["name"] or counted_address(address))
-        exchange = Exchange(self.dash, call, target, request.method, path, passed_headers(request.headers), content,
-                            request)
+        exchange = Exchange(self.dash, call, request.method, path, passed_headers(request.headers), content, request)
         with contextlib.nullcontext() if content is None else self.dash.requests.account(call):
             del content  # the exchange drops it as soon as it can
             return await exchange.run()
 
-    async def target(self, named: Any, allowed: list[str] | None = None) -> str | UpstreamModel:
-        """The entry or the upstream's model that a client means, of those `allowed` to its key; else GatewayError."""
+    async def target(self, named: Any, allowed: list[str] | None = None) -> str:
+        """The entry or the upstream's NAME/MODEL that a client means, of those its key allows; else GatewayError."""
         if named is not None and not (isinstance(named, str) and len(named) <= MAX_MODEL_NAME and named.isprintable()):
             raise GatewayError(400, "model must be the name of a model.", code="invalid_model")
-        found: str | UpstreamModel | None
         if named:
-            found = self.dash.entry_of(named) or self.dash.upstreams.find(named)
+            found = self.dash.entry_of(named) or (named if self.dash.upstreams.find(named) else None)
         else:
             loaded = [unit.name for unit in self.dash.pool.residency.units.values() if unit.status == "loaded"]
             default = self.dash.engine_config["default_model"]
             found = loaded[0] if len(loaded) == 1 else self.dash.entry_of(default)
-        if found and (allowed is None or str(found) in allowed):
+        if found and (allowed is None or found in allowed):
             return found
         known = {*self.dash.pool.entries.names.values(), *(item["id"] for item in self.dash.upstreams.listed())}
         names = sorted(known if allowed is None else allowed)[:2000]
@@ -8043,7 +8039,7 @@ class Routing:
 
     async def listed(self, named: str | None, allowed: list[str] | None) -> Json:
         """The answer to /v1/models, or to /v1/models/NAME."""
-        name = str(await self.target(named, allowed)) if named else None
+        name = await self.target(named, allowed) if named else None
         async with self.listing:
             models = await in_turns(self.listed_entry, [row for row in self.dash.db.models()
                                                         if row["id"] == name or not (name or row["missing"])])
@@ -8377,16 +8373,6 @@ UPSTREAM_KINDS = {"llama-swap": ("/running", "running", "model", "state"), "olla
 UPSTREAM_STATES = {"": "loaded", "ready": "loaded", "starting": "loading", "not-loaded": "unloaded"}
 
 
-class UpstreamModel(NamedTuple):
-    """One model of a server elsewhere."""
-    upstream: Upstream
-    model: str  # what it is called there
-
-    def __str__(self) -> str:
-        """What it is called here."""
-        return f"{self.upstream.name}/{self.model}"
-
-
 class Upstream:
     """One server elsewhere, and the models that it says it has."""
 
@@ -8459,11 +8445,10 @@ class Upstreams:
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=UPSTREAM_TIMEOUT, sock_read=UPSTREAM_SILENCE))
 
-    def find(self, name: str) -> UpstreamModel | None:
-        """The model that NAME/MODEL means; one that is not listed may have come since the last look."""
+    def find(self, name: str) -> tuple[Upstream, str] | None:
+        """What NAME/MODEL means, and is called there; a model that is not listed may have come since the last look."""
         first, _, rest = name.partition("/")
-        upstream = self.all.get(first)
-        return UpstreamModel(upstream, rest) if upstream and rest else None
+        return (self.all[first], rest) if first in self.all and rest else None
 
     def listed(self) -> list[Json]:
         """Their models, for /v1/models."""
@@ -8551,17 +8536,18 @@ class Upstreams:
             raise GatewayError(508, "This request has come round in a circle of upstreams.", code="upstream_loop")
         return "Via", ", ".join([*before, f"1.1 llamadash-{self.dash.gateway.id}"])
 
-    async def ask(self, target: UpstreamModel, request: ModelRequest,
-                  stack: contextlib.AsyncExitStack) -> aiohttp.ClientResponse:
+    async def ask(self, request: ModelRequest, stack: contextlib.AsyncExitStack) -> aiohttp.ClientResponse:
         """The response of an upstream, which knows the model by another name."""
+        name, _, model = request.call.model.partition("/")
+        upstream = self.all[name]
         before = [value for name, value in request.headers if name.lower() == "via"]
         headers = [(name, value) for name, value in request.headers if name.lower() not in ("via", "accept-encoding")]
-        headers += [self.via(*before), *target.upstream.headers]
-        named = urllib.parse.quote(target.model, safe="")
+        headers += [self.via(*before), *upstream.headers]
+        named = urllib.parse.quote(model, safe="")
         path = re.sub(r"(?<=[?&]model=)[^&#]*", lambda _: named, request.path)
         request.call.status, request.call.admitted_at = "running", time.monotonic()
-        return await sent(self.session, request.method, target.upstream.url + path, headers,
-                          request.body and request.body.edited("model", target.model), stack)
+        return await sent(self.session, request.method, upstream.url + path, headers,
+                          request.body and request.body.edited("model", model), stack)
 
 
 # -- Embedded engine ------------------------------------------------------------------------------
