@@ -6599,7 +6599,7 @@ class Pool:
 
     @functools.cached_property
     def session(self) -> aiohttp.ClientSession:
-        """What every engine process is talked to with: a fresh connection each time, and nothing is unpacked."""
+        """What engines and upstreams are talked to with: a fresh connection each time, and nothing is unpacked."""
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, force_close=True), auto_decompress=False, trust_env=False,
             skip_auto_headers=AUTOMATIC_HEADERS, cookie_jar=aiohttp.DummyCookieJar(),
@@ -7602,7 +7602,7 @@ class ModelRequest:
 
 
 async def sent(session: aiohttp.ClientSession, method: str, url: str, headers: list[tuple[str, str]], body: Body | None,
-               stack: contextlib.AsyncExitStack) -> aiohttp.ClientResponse:
+               stack: contextlib.AsyncExitStack, **options: Any) -> aiohttp.ClientResponse:
     """The response to a request. With `stack` its connection is closed at once, which frees the engine's slot."""
     async def blocks(body: Body) -> AsyncIterator[bytes]:
         for block in body.blocks():
@@ -7613,7 +7613,7 @@ async def sent(session: aiohttp.ClientSession, method: str, url: str, headers: l
         headers = [*headers, ("Content-Length", str(body.size))]
         data = blocks(body) if body.size > BODY_BLOCK else b"".join(body.blocks()) or None
     response = await session.request(method, yarl.URL(url, encoded=True), headers=headers, data=data,
-                                     allow_redirects=False)
+                                     allow_redirects=False, **options)
     stack.callback(response.close)
     return response
 
@@ -7894,7 +7894,6 @@ class Gateway:
         await self.dash.requests.publish()
         await self.dash.publish_events()
         await self.dash.pool.session.close()
-        await self.dash.upstreams.session.close()
 
     @contextlib.asynccontextmanager
     async def asked(self, call: Call, body: Json) -> AsyncIterator[AsyncIterator[Json]]:
@@ -8388,6 +8387,11 @@ class Upstream:
         self.pause = UPSTREAM_REFRESH[0]
         self.due = -math.inf
 
+    def options(self, **timeouts: float) -> Json:
+        """What a request to it needs that one to an engine does not."""
+        return {"timeout": aiohttp.ClientTimeout(**timeouts), "max_field_size": 16384,
+                "ssl": trusted_certificates() if self.url.startswith("https:") else True}
+
     def took(self, document: Any, states: Mapping[str, str] | None = None) -> None:
         """Take over its list of models; `states` are of those in memory, where it tells by a list of its own."""
         models: dict[str, str | None] = {}
@@ -8435,16 +8439,6 @@ class Upstreams:
         self.dash = dash
         self.all = {name: Upstream(name, url) for name, url in dash.config.upstreams}
 
-    @functools.cached_property
-    def session(self) -> aiohttp.ClientSession:
-        """What they are talked to with."""
-        secure = any(item.url.startswith("https:") for item in self.all.values())
-        return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, force_close=True, ssl=trusted_certificates() if secure else True),
-            auto_decompress=False, trust_env=False, max_field_size=16384, skip_auto_headers=AUTOMATIC_HEADERS,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=UPSTREAM_TIMEOUT, sock_read=UPSTREAM_SILENCE))
-
     def find(self, name: str) -> tuple[Upstream, str] | None:
         """What NAME/MODEL means, and is called there; a model that is not listed may have come since the last look."""
         first, _, rest = name.partition("/")
@@ -8467,7 +8461,7 @@ class Upstreams:
     async def run(self) -> None:
         """Ask each for its models, now and then."""
         await asyncio.to_thread(lambda: any(item.url[:6] == "https:" for item in self.all.values())
-                                and trusted_certificates())  # which the session needs, and would read itself
+                                and trusted_certificates())  # which requests need, and would read themselves
         while True:
             for upstream in self.all.values():
                 if time.monotonic() >= upstream.due:
@@ -8506,9 +8500,9 @@ class Upstreams:
 
     async def get(self, upstream: Upstream, path: str) -> tuple[int, bytes, float]:
         """An upstream's answer: its status, its body, and for how long (s) it wants no further request."""
-        async with self.session.get(upstream.url + path, headers=[*upstream.headers, self.via()],
-                                    timeout=aiohttp.ClientTimeout(total=UPSTREAM_TIMEOUT),
-                                    allow_redirects=False) as response:
+        async with self.dash.pool.session.get(upstream.url + path, headers=[*upstream.headers, self.via()],
+                                              allow_redirects=False,
+                                              **upstream.options(total=UPSTREAM_TIMEOUT)) as response:
             body = await body_of(response, MAX_UPSTREAM_LIST)
             if len(body) > MAX_UPSTREAM_LIST:
                 raise ValueError("its answer is too long")
@@ -8546,8 +8540,9 @@ class Upstreams:
         named = urllib.parse.quote(model, safe="")
         path = re.sub(r"(?<=[?&]model=)[^&#]*", lambda _: named, request.path)
         request.call.status, request.call.admitted_at = "running", time.monotonic()
-        return await sent(self.session, request.method, upstream.url + path, headers,
-                          request.body and request.body.edited("model", model), stack)
+        return await sent(self.dash.pool.session, request.method, upstream.url + path, headers,
+                          request.body and request.body.edited("model", model), stack,
+                          **upstream.options(sock_connect=UPSTREAM_TIMEOUT, sock_read=UPSTREAM_SILENCE))
 
 
 # -- Embedded engine ------------------------------------------------------------------------------
