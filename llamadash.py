@@ -7817,7 +7817,7 @@ class Gateway:
         self.id = secrets.token_hex(6)  # by which a request that has come round in a circle is recognised
 
     async def start(self) -> None:
-        """Listen for clients, and let models be loaded."""
+        """Listen for clients, let models be loaded, and load those that are pinned."""
         async with self.switching:
             if self.status == "running":
                 return
@@ -7884,6 +7884,11 @@ class Gateway:
             self.applied = {}
             self.status = "stopped"
             self.dash.pool.changed.set()
+
+    async def restart(self) -> None:
+        """Stop and start with the present configuration; loaded models are loaded again."""
+        await self.stop(restore=True)
+        await self.start()
 
     async def close(self) -> None:
         """Stop, and close every connection; a start that is under way comes to nothing."""
@@ -8220,26 +8225,17 @@ async def engine_status(dash: Dash) -> Json:
     return {"engine": dash.gateway.snapshot()}
 
 
-@on("engine:start", error="START_ENGINE_FAILED")
-async def engine_start(dash: Dash) -> Json:
-    """Open the API, and load the models that are pinned."""
-    await dash.gateway.start()
-    return {"engine": dash.gateway.snapshot()}
+def engine_handler(verb: str, work: Callable[[Gateway], Awaitable[None]]) -> None:
+    """Let clients ask for `work` on the gateway, as the event engine:`verb`; it answers when that is done."""
+    async def handler(dash: Dash) -> Json:
+        await work(dash.gateway)
+        return {"engine": dash.gateway.snapshot()}
+    on(f"engine:{verb}", error=f"{verb.upper()}_ENGINE_FAILED")(handler)
 
 
-@on("engine:stop", error="STOP_ENGINE_FAILED")
-async def engine_stop(dash: Dash) -> Json:
-    """Close the API and end every model; returns when that is done."""
-    await dash.gateway.stop()
-    return {"engine": dash.gateway.snapshot()}
-
-
-@on("engine:restart", error="RESTART_ENGINE_FAILED")
-async def engine_restart(dash: Dash) -> Json:
-    """Stop and start with the present configuration; loaded models are loaded again."""
-    await dash.gateway.stop(restore=True)
-    await dash.gateway.start()
-    return {"engine": dash.gateway.snapshot()}
+engine_handler("start", Gateway.start)
+engine_handler("stop", Gateway.stop)
+engine_handler("restart", Gateway.restart)
 
 
 @on("requests:list", error="LIST_REQUESTS_FAILED")
