@@ -7839,33 +7839,26 @@ class Gateway:
         host, port = bare_host(config["api_host"]) or config["api_host"], int(config["api_port"])
         total = min(API_CONNECTIONS, self.dash.web.limits.total / 4)  # each may need two descriptors
         limits = ConnectionLimits(self.dash.hub.refused, API_CONNECTIONS // 2, self.dash.config.trusted_proxies, total)
-        # without an application, whose router takes a moment for each slash of a path
-        http = web.Server(self.routing.handle, logger=ListenerLog(limits.refused), keepalive_timeout=KEEPALIVE_TIME,
-                          access_log=None, handler_cancellation=True, auto_decompress=False, max_line_size=16384)
         async with contextlib.AsyncExitStack() as stack:
-            stack.push_async_callback(http.shutdown, 1.0)
             self.keys.exposed = True  # until it is known what `host` stands for
-            create = functools.partial(asyncio.get_running_loop().create_server, functools.partial(
-                LimitedProtocol, limits, http), host, backlog=API_CONNECTIONS)
+            serve = functools.partial(listen, stack, self.routing.handle, limits, host, option="--api-port", grace=1.0,
+                                      auto_decompress=False, max_line_size=16384, lingering_time=10.0)
             try:
-                server, other = await create(port), None
-            except OSError as problem:
-                if problem.errno not in (errno.EADDRINUSE, errno.EACCES):
-                    reason = f"The API's address {host}:{port} cannot be used ({problem.strerror or problem})."
-                    self.warn("port", reason)
-                    raise EngineUnavailable(reason) from None
-                server, other = await create(0), f"Port {port} is used by another program: the API is at"
-            stack.callback(server.close)
+                server, taken = await serve(port), None
+            except DashError as problem:
+                if problem.details["exit_code"] != EXIT_PORT:
+                    self.warn("port", f"The API's port cannot be opened: {problem}.")
+                    raise EngineUnavailable(self.warnings["port"]) from None
+                server, taken = await serve(0), str(problem)
             addresses = [listener.getsockname()[0] for listener in server.sockets]
             await asyncio.to_thread(self.keys.set_exposed, not all(map(is_loopback, addresses)))
             self.server, self.closing = server, stack.pop_all()
-        port = server.sockets[0].getsockname()[1]
-        self.warn("port", other and f"{other} {port} instead.")
+        self.warn("port", taken and f"The API is at port {limits.port}, for {taken}.")
         local = EVERY_ADDRESS.get(addresses[0], host)
         local = f"[{local}]" if ":" in local else local
-        self.url = f"http://{local}:{port}"
+        self.url = f"http://{local}:{limits.port}"
         local = lan_address(self.dash.web.name) if addresses[0] in EVERY_ADDRESS else local
-        self.base_url = f"http://{local}:{port}/v1"
+        self.base_url = f"http://{local}:{limits.port}/v1"
         self.applied = {key: config[key] for key in ("api_host", "api_port")}
         log.info("the API is at %s/v1", self.url)
 
@@ -12248,7 +12241,7 @@ class Dash:
             if self.tls:  # for each connection the one that was read last
                 self.tls.sni_callback = lambda connection, _name, _first: setattr(connection, "context", self.tls)
             place = self.config.host, self.config.port
-            port = await listen(stack, self.web.handle, self.web.limits, *place, tls=self.tls)
+            await listen(stack, self.web.handle, self.web.limits, *place, tls=self.tls)
             if self.config.prometheus:
                 limits = ConnectionLimits(self.hub.refused, per_address=16, exempt=())
                 await listen(stack, self.web.metrics, limits, *self.config.prometheus, option="--prometheus")
@@ -12257,9 +12250,9 @@ class Dash:
             stack.push_async_callback(self.gateway.close)
             self.hub.known_key = await self.access.key()
             gc.freeze()  # what was made until now stays: to look through all of it takes up to 0.05 s each time
-            await asyncio.to_thread(ready, port)
+            await asyncio.to_thread(ready, self.web.limits.port)
             self.event("started", reason=f"llamadash {__version__}")
-            log.info("llamadash %s is listening on %s", __version__, self.config.url(port))
+            log.info("llamadash %s is listening on %s", __version__, self.config.url(self.web.limits.port))
             for name, work in self.background().items():
                 self.spawn(self.run_forever(name, work), name)
             await stop.wait()
@@ -12320,12 +12313,13 @@ class Dash:
 
 
 async def listen(stack: contextlib.AsyncExitStack, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
-                 limits: ConnectionLimits, host: str, port: int, *, option: str = "--port",
-                 tls: ssl.SSLContext | None = None) -> int:
-    """Serve by `handler` until `stack` ends, and return the port; DashError with an `exit_code` where that fails."""
+                 limits: ConnectionLimits, host: str, port: int, *, option: str = "--port", grace: float = 0.1,
+                 tls: ssl.SSLContext | None = None, **options: Any) -> asyncio.Server:
+    """Serve by `handler` until `stack` ends, and `grace` s longer; DashError with an `exit_code` where that fails."""
+    # without an application, whose router takes a moment for each slash of a path
     http = web.Server(handler, logger=ListenerLog(limits.refused), access_log=None, handler_cancellation=True,
-                      keepalive_timeout=KEEPALIVE_TIME, max_line_size=2048, lingering_time=0)
-    runner = web.ServerRunner(http, shutdown_timeout=0.1)
+                      keepalive_timeout=KEEPALIVE_TIME, **{"max_line_size": 2048, "lingering_time": 0, **options})
+    runner = web.ServerRunner(http, shutdown_timeout=grace)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     try:
@@ -12335,15 +12329,17 @@ async def listen(stack: contextlib.AsyncExitStack, handler: Callable[[web.BaseRe
     except OSError as problem:
         if problem.errno not in (errno.EADDRINUSE, errno.EACCES):
             raise DashError(f"{host} ({option.replace('port', 'host')}) is not an address of this machine now: "
-                            f"{problem.strerror}", exit_code=EXIT_LATER) from problem
-        reason = f"is taken by {port_holder(port)}" if problem.errno == errno.EADDRINUSE else "needs more rights"
+                            f"{problem.strerror or problem}", exit_code=EXIT_LATER) from problem
+        reason = "needs more rights"
+        if problem.errno == errno.EADDRINUSE:
+            reason = f"is taken by {await asyncio.to_thread(port_holder, port)}"
         raise DashError(f"port {port} {reason}: choose another with {option}", exit_code=EXIT_PORT) from problem
     stack.callback(server.close)
     for listener in server.sockets:
         with listener.dup() as same:
-            same.listen(1024)  # as many may wait: asyncio takes one number for both, and a crowd holds up all others
+            same.listen(API_CONNECTIONS)  # may wait: asyncio takes one number for both, and a crowd holds up all others
     limits.port = int(server.sockets[0].getsockname()[1])
-    return limits.port
+    return server
 
 
 def allow_open_files(wanted: int) -> float:

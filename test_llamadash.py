@@ -13924,7 +13924,8 @@ async def test_a_login_that_fails_by_a_fault_of_ours_is_answered(
     """The client is told and let go, the log says what it was, and the next one is let in."""
     async with contextlib.AsyncExitStack() as stack:
         dash.start_logging(stack)
-        port = await llamadash.listen(stack, dash.web.handle, dash.web.limits, "127.0.0.1", 0)
+        await llamadash.listen(stack, dash.web.handle, dash.web.limits, "127.0.0.1", 0)
+        port = dash.web.limits.port
         server = types.SimpleNamespace(url=f"http://127.0.0.1:{port}")
         for owner, name in ((dash.access, "admit"), (dash, "features")):
             with monkeypatch.context() as broken:
@@ -14211,7 +14212,8 @@ async def test_a_thousand_failed_upgrades_leave_nothing(dash: StubDash) -> None:
     """No session of the library, no socket, no task and no traceback is left behind a second later."""
     async with contextlib.AsyncExitStack() as stack:
         dash.start_logging(stack)
-        port = await llamadash.listen(stack, dash.web.handle, dash.web.limits, "127.0.0.1", 0)
+        await llamadash.listen(stack, dash.web.handle, dash.web.limits, "127.0.0.1", 0)
+        port = dash.web.limits.port
         before = len(asyncio.all_tasks())
 
         def volley() -> None:
@@ -14492,7 +14494,8 @@ async def test_costly_events_of_one_socket_wait_in_line(dash: StubDash, monkeypa
                                handler=lambda _: (time.sleep(0.01), {"theme": "dark"})[1])
     monkeypatch.setitem(llamadash.EVENTS, "settings:get", slow)
     async with contextlib.AsyncExitStack() as stack:
-        port = await llamadash.listen(stack, dash.web.handle, dash.web.limits, "127.0.0.1", 0)
+        await llamadash.listen(stack, dash.web.handle, dash.web.limits, "127.0.0.1", 0)
+        port = dash.web.limits.port
         server = types.SimpleNamespace(url=f"http://127.0.0.1:{port}")
         raw = await RawSocket().open(server, {"token": await dash.access.key()})  # type: ignore[arg-type]
         turns, last = 0, 100
