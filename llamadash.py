@@ -5100,16 +5100,6 @@ class Builds:
         chosen = self.builds.get("given") or self.builds.get(config.get("build") or "")
         return chosen or self.builds.get(self.recommended or "")
 
-    def for_model(self, model: Json, config: Json) -> Build:
-        """The build that serves `model`; EngineUnavailable says why there is none."""
-        id = model.get("build")
-        build = self.builds.get(id) if id else self.default(config)
-        if build is None:
-            raise EngineUnavailable(f"The engine build {id}, which this model uses, is gone." if id else NO_ENGINE)
-        if build.problem:
-            raise EngineUnavailable(build.problem)
-        return build
-
     @property
     def devices(self) -> list[Json]:
         """Every device that some build can use, {name, description, total, free}."""
@@ -6428,7 +6418,7 @@ class Entries:
             self.pool.do(self.pool.residency.forget(key, time.monotonic()))
 
     def build(self, row: Json) -> Build | None:
-        """The build that an entry is run with."""
+        """The build that an entry is run with, or would be where its own one is gone; it may have a problem."""
         builds = self.dash.builds
         return builds.builds.get(row["build"] or "") or builds.default(self.dash.engine_config)
 
@@ -6662,7 +6652,13 @@ class Pool:
         """The build that runs an entry; EngineUnavailable where there is none that can."""
         if self.stopping:
             raise EngineUnavailable("The engine is stopped.")
-        return self.dash.builds.for_model(self.dash.db.get_model(entry), self.dash.engine_config)
+        row = self.dash.db.get_model(entry)
+        build = self.entries.build(row)
+        if row["build"] and not (build and build.id == row["build"]):
+            raise EngineUnavailable(f"The engine build {row['build']}, which this model uses, is gone.")
+        if build is None or build.problem:
+            raise EngineUnavailable((build and build.problem) or NO_ENGINE)
+        return build
 
     def command(self, entry: str) -> list[str]:
         """The words that would start an entry's process; empty where there is no build for it."""

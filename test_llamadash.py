@@ -5677,10 +5677,6 @@ def test_where_builds_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert builds.recommended == "b11434-vulkan"
     with pytest.raises(llamadash.NotFound):
         builds.get("other")
-    for model, reason in (({}, "is no program"), ({"build": "removed"}, "removed, which this model uses, is gone")):
-        with pytest.raises(llamadash.EngineUnavailable, match=reason):
-            builds.for_model(model, {})
-    assert builds.for_model({"build": "embedded"}, {}) is builds.get("embedded")
     found = builds_of(tmp_path, "http://127.0.0.1:1")
     assert list(found.builds) == ["b11434-vulkan", "llama-server", "embedded"]
     assert found.default({}) is found.get("b11434-vulkan")
@@ -5699,6 +5695,27 @@ def test_the_same_program_is_one_build_and_asked_once(tmp_path: Path, monkeypatc
     fake_build(tmp_path / "bin" / "llama-server", version="version: 2 (def)")
     asyncio.run(builds.refresh())
     assert builds.get("given").version == "2 (def)"
+
+
+@run_async
+async def test_the_build_of_a_model(tmp_path: Path) -> None:
+    """It is the model's own one, or that of all that choose none; why it can be none is said."""
+    dash = StubDash(tmp_path, program="/no/such/llama-server")
+    await dash.builds.refresh()
+    dash.db.apply_scan([a_model("plain"), a_model("own", build="embedded"), a_model("lost", build="removed")], [], [])
+    dash.pool.sync()
+    with pytest.raises(llamadash.EngineUnavailable, match="The engine is stopped"):
+        dash.pool.ready_build("own")
+    dash.pool.stopping = False
+    assert dash.pool.ready_build("own") is dash.builds.get("embedded")
+    for model, reason in (("plain", "is no program"), ("lost", "removed, which this model uses, is gone")):
+        with pytest.raises(llamadash.EngineUnavailable, match=reason):
+            dash.pool.ready_build(model)
+    dash.builds.builds.clear()
+    for model, reason in (("plain", llamadash.NO_ENGINE), ("own", "embedded, which this model uses, is gone")):
+        with pytest.raises(llamadash.EngineUnavailable, match=reason):
+            dash.pool.ready_build(model)
+    dash.db.close()
 
 
 def test_the_environment_is_ours_less_what_overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
