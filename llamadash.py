@@ -6890,6 +6890,8 @@ def request_values(parameters: Json, path: str) -> Json:
         del values["reasoning_effort"]
     if "mirostat" in values:
         values["mirostat"] = int(values["mirostat"])
+    if values.get("repeat_last_n", 0) < 0:  # which newer builds refuse
+        values["repeat_last_n"] = WHOLE_CONTEXT
     if is_anthropic(path) and "reasoning_effort" in values:  # whose translation knows few names
         template["reasoning_effort"] = values.pop("reasoning_effort")
     return {**values, **({"chat_template_kwargs": template} if template else {})}

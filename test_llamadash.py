@@ -9861,6 +9861,17 @@ def test_sampling_options_are_the_defaults_of_requests(start_child: StartChild, 
     assert (used["temperature"], used["repeat_penalty"], used["min_p"]) == (0.25, 1.5, 0.5)
 
 
+@every_build
+def test_every_value_that_a_request_can_carry_is_taken(start_child: StartChild, build: str) -> None:
+    """What an entry asks of a process that was started without it is no error of the request that carries it."""
+    child, path = start_child(build), "/v1/chat/completions"
+    child.ready()
+    short: Json = {"messages": [{"role": "user", "content": "a"}], "n_predict": 1}
+    answers = [(sample, *child.call(path, {**llamadash.request_values(dict([sample]), path), **short}))
+               for sample in SAMPLES if sample[0] in llamadash.REQUEST_PARAMETERS]
+    assert [(sample, answer) for sample, status, answer in answers if status != 200] == []
+
+
 @pytest.mark.parametrize(("words", "problem"), [
     (["--ctx-size", "many"], "--ctx-size"), (["--cache-type-k", "q9"], "--cache-type-k"),
     (["--flash-attn", "perhaps"], "--flash-attn"), (["--warmup", "2"], "--warmup"),
