@@ -4449,9 +4449,7 @@ async def models_update(dash: Dash, *, id: ModelId, revision: int, changes: dict
     """Change what is the user's of a model: its names, parameters, build, tags, and when it is in memory."""
     changes = await dash.library.patiently(changes, checked_fields, changes, MODEL_CHANGES, "changes", dash.folders())
     check_entry_names(changes.get("aliases", ()), dash.db.models(), "changes.aliases", own=id)
-    dash.update_model(id, revision, changes)
-    dash.pool.sync()
-    await dash.broadcast("models:updated", {"model": dash.model(id)})
+    await dash.change_models({id: changes}, revision)
     return {"model": dash.model(id)}
 
 
@@ -12151,19 +12149,16 @@ class Dash:
         entries = self.pool.entries
         return name if name in entries.unit_of else entries.names.get(name.lower())
 
-    def update_model(self, id: str, revision: int, changes: Json) -> None:
-        """Save what a person changes of a model, and note it in the timeline."""
-        before = self.db.get_model(id)
-        self.db.update_model(id, revision, changes)
-        if changed := sorted(key for key, value in changes.items() if before.get(key) != value and key != "favorite"):
-            pins = {"pinned": changes["pinned"]} if "pinned" in changed else {}
-            self.event("configuration", id, ", ".join(changed), pins)
-
-    async def change_models(self, wanted: dict[str, Json]) -> None:
-        """Save and tell what is wanted of many models, by id; the others get their turn in between."""
-        for id, changes in wanted.items():
-            self.update_model(id, self.db.get_model(id)["revision"], changes)
-            await asyncio.sleep(0)
+    async def change_models(self, wanted: dict[str, Json], revision: int | None = None) -> None:
+        """Save, note and tell what a person wants of models, by id: of one of a revision, or of many, in turns."""
+        for at, (id, changes) in enumerate(wanted.items()):
+            if at:
+                await asyncio.sleep(0)
+            old = self.db.get_model(id)
+            self.db.update_model(id, old["revision"] if revision is None else revision, changes)
+            if changed := sorted(key for key in changes if old.get(key) != changes[key] and key != "favorite"):
+                pins = {"pinned": changes["pinned"]} if "pinned" in changed else {}
+                self.event("configuration", id, ", ".join(changed), pins)
         self.pool.sync()
         for id in wanted:
             await self.broadcast("models:updated", {"model": self.model(id)})
