@@ -1428,7 +1428,8 @@ class DatabaseFile(Statements):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             found = [folder / name for name in os.listdir(folder) if name.endswith(endings or ".db")]
         dates = {path: round(1000 * path.stat().st_mtime) for path in found if path.is_file()}
-        return sorted(dates, key=lambda path: (not is_future(dates[path]), dates[path], path), reverse=True)
+        return sorted(dates, key=lambda path: (dates[path] <= now_ms() + CLOCK_JUMP, dates[path], path),
+                      reverse=True)
 
     def good_backup(self) -> Path | None:
         """The newest backup that can be restored; where there is none, what keeps one from being read is raised."""
@@ -2194,14 +2195,10 @@ def encoded_model(row: Json) -> Json:
             for name, value in row.items()}
 
 
-def is_future(timestamp: int) -> bool:
-    """Whether a time in ms can only have come from a clock that was ahead."""
-    return not isinstance(timestamp, int) or timestamp > now_ms() + CLOCK_JUMP
-
-
 def dated(row: sqlite3.Row) -> Json:
-    """A row with `future` where its timestamp is in the future."""
-    return {**dict(row), "future": True} if is_future(row["timestamp"]) else dict(row)
+    """A row with `future` where its timestamp can only have come from a clock that was ahead."""
+    known = isinstance(row["timestamp"], int) and row["timestamp"] <= now_ms() + CLOCK_JUMP
+    return dict(row) if known else {**dict(row), "future": True}
 
 
 def where_all(wanted: Json) -> tuple[str, list[Any]]:
