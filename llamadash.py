@@ -4505,13 +4505,6 @@ class Parameter(NamedTuple):
     several: bool = False  # a path parameter that takes a list, separated by commas
     group: str = ""
 
-    @staticmethod
-    def of_line(group: str, kind: str, names: str, label: str, help: str, *values: Any) -> Parameter:
-        """The parameter that a line of the table describes; the first of its `names` is the key."""
-        key, *aliases = names.split()
-        fields = dict(zip(PARAMETER_FIELDS[kind], values, strict=False))
-        return Parameter(key, label, help, kind, tuple(aliases), group=group, **fields)
-
     def checked(self, value: Any, folders: list[Path], at: str) -> Any:
         """`value` if it is acceptable for this parameter; InvalidRequest names the field `at`."""
         bounds = Range(self.low, self.high)
@@ -4566,7 +4559,7 @@ def is_file_inside(path: Path, folders: list[Path]) -> bool:
     return os.path.isfile(path) and all(any(within(place, root) for root in roots) for place in places)
 
 
-# What a line of the table says after its names, label and help: of each kind of parameter
+# What a line of the table says after its names (the first is the key), label and help: of each kind of parameter.
 PARAMETER_FIELDS = {"int": ("low", "high", "default"), "float": ("low", "high", "default"), "bool": ("default",),
                     "choice": ("choices", "default"), "text": ("pattern", "default"), "path": ("several",)}
 # What opens a port, writes a file, runs a tool or loads code is left out on purpose: what is not here is refused.
@@ -4681,8 +4674,11 @@ PARAMETER_GROUPS: dict[str, list[tuple[Any, ...]]] = {
         ("int", "stop-timeout", "Time to finish, s", "For its answers when a model is unloaded.", 1, 600, 10),
     ],
 }
-PARAMETERS = {item.key: item for group, lines in PARAMETER_GROUPS.items()
-              for item in (Parameter.of_line(group, *line) for line in lines)}
+PARAMETERS = {
+    key: Parameter(key, label, help, kind, tuple(aliases), group=group,
+                   **dict(zip(PARAMETER_FIELDS[kind], values, strict=False)))
+    for group, lines in PARAMETER_GROUPS.items() for kind, names, label, help, *values in lines
+    for key, *aliases in [names.split()]}
 ALIASES = {alias: item.key for item in PARAMETERS.values() for alias in (item.key, *item.aliases)}
 
 
