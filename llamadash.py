@@ -12674,11 +12674,6 @@ def config_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     return [action for action in parser._actions if action.dest in Config.__dataclass_fields__]
 
 
-def variable_of(option: str) -> str:
-    """The environment variable of an option."""
-    return "LLAMADASH_" + option.removeprefix("--").replace("-", "_").upper()
-
-
 def variable_words(parser: argparse.ArgumentParser, action: argparse.Action, variable: str) -> list[str]:
     """The command-line arguments that a LLAMADASH_* variable stands for; lists are separated like PATH."""
     option, value = action.option_strings[0], os.environ[variable]
@@ -12698,7 +12693,8 @@ def parsed(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[Json, dict
         parser.error("an option or a file name is empty")
     options, fixed, words = vars(parser.parse_args(argv)), dict[str, str](), list[str]()
     for action in config_options(parser):
-        variable = next(filter(os.environ.get, map(variable_of, action.option_strings)), "")
+        names = ("LLAMADASH_" + name.removeprefix("--").replace("-", "_").upper() for name in action.option_strings)
+        variable = next(filter(os.environ.get, names), "")
         if action.dest in options:
             fixed[action.dest] = action.option_strings[0]
         elif variable and (meant := variable_words(parser, action, variable)):

@@ -753,10 +753,16 @@ def test_saved_values_that_cannot_be_used_are_left_out(
 @pytest.mark.parametrize("option", [option for action in llamadash.command_line()._actions
                                     for option in action.option_strings
                                     if option.startswith("--") and option not in ("--help", "--version")])
-def test_every_option_is_documented_and_has_its_variable(option: str) -> None:
+def test_every_option_is_documented_and_has_its_variable(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The README names every option, and every option can be given by its variable."""
     assert f"`{option}" in (HERE / "README.md").read_text("utf-8")
-    assert llamadash.variable_of(option) == "LLAMADASH_" + option[2:].upper().replace("-", "_")
+    variable, fixed = "LLAMADASH_" + option[2:].upper().replace("-", "_"), Json()
+    # one of which is a value for it
+    for value in ("1", "info", "/a", "http://a", "a=http://b", "a=ntfy+http://b/c", "127.0.0.1", "127.0.0.1:1"):
+        monkeypatch.setenv(variable, value)
+        with contextlib.suppress(SystemExit):
+            fixed |= llamadash.parsed(llamadash.command_line(), [])[1]
+    assert variable in fixed.values()
 
 
 @pytest.mark.parametrize("key, value, at", [
