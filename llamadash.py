@@ -1789,14 +1789,12 @@ class RequestRows(DatabaseFile):
                            [row for row in rows if "id" in row])
             self.count_usage(db, {"energy": ":energy", "metered": ":metered"}, rows)
 
-    def requests(self, *, sort: str = "timestamp", before: int | None = None, limit: int = 50,
+    def requests(self, *, sort: RequestSort = "timestamp", before: int | None = None, limit: int = 50,
                  **filters: Any) -> list[Json]:
         """Finished requests that meet some FILTERS, the largest `sort` first, after the row `before`; for threads.
 
         Those with an unknown value come last, and by time those from the future, which have `future`.
         """
-        if sort not in typing.get_args(RequestSort):
-            raise InvalidRequest(f"requests are not sorted by {sort}", field="sort")
         found = [row[0] for row in self.read(f"SELECT {sort} FROM requests WHERE id = ?", (before,))]
         last = found[0] if found else None
         if sort == "timestamp":
@@ -1847,8 +1845,6 @@ class RequestRows(DatabaseFile):
         energy, idle_energy (while there were no requests), energy_per_1000 (J)}; days come in their order, else those
         with the most generated tokens first.
         """
-        if by not in USAGE_GROUPS:
-            raise InvalidRequest(f"usage is not counted by {by}", field="by")
         group, days = USAGE_GROUPS[by], (day_of(from_ms), day_of(to_ms))
         names, part = group.split(", "), "FROM usage WHERE day BETWEEN ? AND ? AND status"
         counts = {**{name: f"SUM({name})" for name in ("requests", *TOKEN_COLUMNS, "busy")},
