@@ -4262,7 +4262,8 @@ class Library(Folders):
                 self.dash.db.set_meta("scan_warnings", sorted(flawed))
         log.info("scan: %d models, %d new, %d changed, %d missing, %d files skipped, %.2f s", len(models), len(new),
                  len(changed), len(missing), len(scan.skipped), time.monotonic() - started)
-        await self.dash.broadcast("models:list", {"models": self.dash.models()})
+        # in one go: what is told in between would be newer
+        await self.dash.broadcast("models:list", {"models": [*map(self.dash.with_state, self.dash.db.models())]})
         if new or changed or missing or self.lost != before:
             self.dash.pool.sync()
         if self.lost != before:
@@ -12114,10 +12115,6 @@ class Dash:
         """The ports that we and our engines listen on."""
         return {self.web.limits.port, yarl.URL(self.gateway.url or "").port or 0,
                 *(item.port for item in self.pool.instances.values())}
-
-    def models(self) -> list[Json]:
-        """Every model with its state, as clients see it."""
-        return [self.with_state(row) for row in self.db.models()]
 
     def model(self, id: str) -> Json:
         """One model with its state; NotFound where there is none."""

@@ -4670,7 +4670,7 @@ async def test_files_appear_by_themselves(stocked: StubDash, monkeypatch: pytest
     def listed(*names: str) -> Any:
         stocked.beat.set()
         stocked.beat.clear()
-        return {row["name"] for row in stocked.models() if not row["missing"]} == {"Model ax", "Model bx", *names}
+        return {row["name"] for row in stocked.db.models() if not row["missing"]} == {"Model ax", "Model bx", *names}
 
     async def look() -> None:
         before = stocked.library.looks[stocked.models_folder]
@@ -5065,7 +5065,7 @@ def test_bad_requests_name_the_field(stocked: StubDash, tmp_path: Path, event: s
     """What cannot be accepted is refused with the field that is wrong, and changes nothing."""
     folder = stocked.models_folder
     stocked.ask("models:scan")
-    before = stocked.models()
+    before = stocked.ask("models:list")
     write_model(tmp_path / "other" / "x.gguf")
     (folder / "text.txt").write_text("x")
     (folder / "broken.gguf").write_text("x")
@@ -5077,7 +5077,7 @@ def test_bad_requests_name_the_field(stocked: StubDash, tmp_path: Path, event: s
     with pytest.raises(llamadash.InvalidRequest) as refused:
         stocked.ask(event, **request, **data)
     assert refused.value.field == field
-    assert stocked.models() == before
+    assert stocked.ask("models:list") == before
 
 
 def test_create_and_conflict(stocked: StubDash) -> None:
@@ -5118,7 +5118,7 @@ def test_variants_of_a_file(stocked: StubDash) -> None:
     os.rename(path, stocked.models_folder / "deeper" / "a.gguf")
     result = stocked.ask("models:scan")
     assert (result["added"], result["updated"], result["missing"]) == (0, 3, 0)
-    rows = {row["id"]: row for row in stocked.models() if row["path"].endswith("a.gguf")}
+    rows = {row["id"]: row for row in stocked.db.models() if row["path"].endswith("a.gguf")}
     assert sorted(rows) == entries and rows["Quick-one"]["parameters"] == {"ctx-size": 512}
     assert {row["path"] for row in rows.values()} == {str(stocked.models_folder / "deeper" / "a.gguf")}
     assert {row["quantization"] for row in rows.values()} == {"Q8_0"} and not any(
@@ -5132,7 +5132,7 @@ def test_a_file_goes_with_its_last_entry(stocked: StubDash) -> None:
     stocked.ask("models:create", model={"name": "Other", "path": str(path)})
     with pytest.raises(llamadash.InvalidRequest, match="also used by Model ax"):
         stocked.ask("models:delete", id="Other", deleteFile=True)
-    assert len(stocked.models()) == 3
+    assert len(stocked.db.models()) == 3
     assert stocked.ask("models:delete", id="a") == {"id": "a", "freed": 0}
     assert stocked.ask("models:scan")["added"] == 0
     assert stocked.ask("models:delete", id="Other", deleteFile=True)["freed"] > 0
@@ -5247,7 +5247,7 @@ def test_delete_never_leaves_the_folders(stocked: StubDash, tmp_path: Path) -> N
     with pytest.raises(llamadash.InvalidRequest):
         stocked.ask("models:delete", id="b", deleteFile=True)
     assert outside.exists()
-    assert len(stocked.models()) == 2
+    assert len(stocked.db.models()) == 2
 
 
 def test_estimate_of_a_model(stocked: StubDash) -> None:
@@ -15297,7 +15297,7 @@ async def test_nothing_on_the_loop_waits_for_a_disk_or_a_name(tmp_path: Path, wa
     stop, ready = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     running = asyncio.create_task(dash.run(stop, lambda port: loop.call_soon_threadsafe(ready.set)))
-    await eventually(lambda: ready.is_set() and len(dash.models()) == 2 and dash.gateway.server)
+    await eventually(lambda: ready.is_set() and len(dash.db.models()) == 2 and dash.gateway.server)
     for event in sorted(HARMLESS_EVENTS, key=lambda event: (event == "engine:stop", event)):
         text = json.dumps(GOOD_DATA.get(event, {})).replace("{models}", str(dash.models_folder))
         fields = json.loads(text.replace("{folder}", str(tmp_path)))
