@@ -5288,6 +5288,7 @@ def free_port(host: str) -> int:
 async def engines_list(dash: Dash) -> Json:
     """The engine programs of this machine, looked for again."""
     await dash.builds.refresh()
+    dash.pool.changed.set()  # whether there is an engine
     return {**dash.builds.as_json(dash.engine_config, dash.db.models()), "installing": dash.installer.report,
             "newer": dash.installer.newer}
 
@@ -5308,6 +5309,7 @@ async def announce_build(dash: Dash, id: str) -> Json:
     """Tell everybody of a build that is new or chosen."""
     builds = dash.builds.as_json(dash.engine_config, dash.db.models())["builds"]
     result = {"build": next(build for build in builds if build["id"] == id)}
+    dash.pool.changed.set()  # whether there is an engine
     await dash.broadcast("engines:update", result)
     return result
 
@@ -7787,8 +7789,7 @@ class Gateway:
 
     def __init__(self, dash: Dash) -> None:
         self.dash = dash
-        self.status = "stopped"
-        self.error: str | None = None
+        self.status = "stopped"  # | running | stopping
         self.url: str | None = None
         self.base_url: str | None = None  # by which other machines reach it
         self.started_at: float | None = None
@@ -7805,19 +7806,24 @@ class Gateway:
     async def start(self) -> None:
         """Listen for clients, let models be loaded, and load those that are pinned."""
         async with self.switching:
-            if self.status == "running":
+            if self.status == "running" and not self.missing:
                 return
             await self.dash.builds.refresh()
             if self.server is None:
                 await self.listen()
-            self.status, self.error, self.started_at = "running", None, time.monotonic()
-            if self.dash.builds.default(self.dash.engine_config) is None and not self.dash.upstreams.all:
-                fixed = self.dash.config.llama_server
-                self.status, self.error = "missing", f"{fixed} was not found or cannot be run." if fixed else NO_ENGINE
+            self.status, self.started_at = "running", time.monotonic()
             await self.dash.pool.start()
             self.dash.pool.changed.set()
-        if self.status == "missing":
-            raise EngineUnavailable(str(self.error))
+        if missing := self.missing:
+            raise EngineUnavailable(missing)
+
+    @property
+    def missing(self) -> str | None:
+        """What to say where there is neither an engine nor a server elsewhere."""
+        if self.dash.upstreams.all or self.dash.builds.default(self.dash.engine_config):
+            return None
+        fixed = self.dash.config.llama_server
+        return f"{fixed} was not found or cannot be run." if fixed else NO_ENGINE
 
     async def listen(self) -> None:
         """Open the port, or another one where it is taken, which is said."""
@@ -7906,9 +7912,10 @@ class Gateway:
         """The engine's record, as clients see it."""
         config = self.dash.engine_config
         build = self.dash.builds.default(config)
-        hint = ENGINE_HINT if self.status == "missing" else None
+        missing = self.missing if self.status == "running" else None
         shown = build and {key: getattr(build, key) for key in ("id", "kind", "version", "path")}
-        return {"status": self.status, "error": self.error or (build and build.problem), "build": shown, "hint": hint,
+        return {"status": "missing" if missing else self.status, "error": missing or (build and build.problem),
+                "build": shown, "hint": ENGINE_HINT if missing else None,
                 "installation": self.dash.installer.embedded, "warnings": list(self.warnings.values()),
                 "unused_gpu": self.dash.builds.unused_gpu(self.dash.sampler.gpus.values()), "url": self.url,
                 "base_url": self.base_url, "uptime": self.started_at and round(time.monotonic() - self.started_at),

@@ -5849,6 +5849,29 @@ async def test_listing_and_choosing_a_build(dash: StubDash, tmp_path: Path, monk
         await dash.request("engines:use", id="embedded")
 
 
+@run_async
+async def test_an_engine_that_comes_later(dash: StubDash, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That there is none is said, with what helps, until one is found, however it came there; and again after it."""
+    monkeypatch.setenv("PATH", "/bin:/usr/bin")
+    monkeypatch.setattr(llamadash, "embedded_python", lambda: None)
+    dash.engine_config.update(api_port=unused_port())
+
+    def told() -> tuple[str, str | None, bool]:
+        engine = dash.gateway.snapshot()
+        return engine["status"], engine["error"], bool(engine["hint"])
+    assert told() == ("stopped", None, False)
+    for _ in range(2):
+        assert (await dash.refused("engine:start")).code == "ENGINE_UNAVAILABLE"
+        assert told() == ("missing", llamadash.NO_ENGINE, True)
+    fake_build(tmp_path / "data/engines/good/llama-server")
+    await dash.request("engines:list")
+    assert told() == ("running", None, False)
+    await dash.request("engines:remove", id="good")
+    assert told() == ("missing", llamadash.NO_ENGINE, True)
+    await dash.request("engine:stop")
+    assert told() == ("stopped", None, False)
+
+
 @pytest.mark.parametrize(("script", "found", "line"), [
     ("echo Collecting; echo; exit 0", sys.executable, "The embedded engine is installed."),
     ("echo Collecting; echo 'ERROR: No matching distribution'; echo bye; exit 1", None,
