@@ -5985,10 +5985,8 @@ Choice = tuple[Plan, Sequence[Unit]]  # where a unit can go, and who has to leav
 class Planner:
     """Where a unit can go, and who has to leave for it: one look at the memory, from the first in line to the last."""
 
-    def __init__(self, residents: list[Unit], rooms: Mapping[str, int], models_max: int, min_residency: float,
-                 now: float) -> None:
-        self.residents, self.rooms, self.models_max = residents, rooms, models_max
-        self.min_residency, self.now = min_residency, now
+    def __init__(self, residents: list[Unit], limits: Residency, now: float) -> None:
+        self.residents, self.limits, self.rooms, self.now = residents, limits, limits.rooms, now
         self.yields: dict[Unit, Unit] = {}  # who leaves as soon as it can, for whom
         self.claims: list[Unit] = []  # who waits; what they need counts as taken, for those who came later
         self.taken = sum([collections.Counter(unit.held) for unit in residents], collections.Counter[str]())
@@ -5999,7 +5997,7 @@ class Planner:
             return None, self.turn()
         if choice := self.best(unit):
             return choice, "" if self.fits(choice[0]) else self.waiting_reason(choice[1])
-        unclaimed = Planner(self.residents, self.rooms, self.models_max, self.min_residency, self.now)
+        unclaimed = Planner(self.residents, self.limits, self.now)
         unclaimed.yields = self.yields
         if not self.claims or not (choice := unclaimed.best(unit)):
             return None, self.shortage(unit)
@@ -6052,7 +6050,7 @@ class Planner:
 
     def fits(self, plan: Plan, without: Sequence[Unit] = ()) -> bool:
         """Whether there is room for `plan` beside what is held and claimed, once the units `without` are gone."""
-        if self.models_max and len(self.residents) - len(without) + len(self.claims) >= self.models_max:
+        if self.limits.models_max and len(self.residents) - len(without) + len(self.claims) >= self.limits.models_max:
             return False
         return all(self.taken[name] - sum([unit.held.get(name, 0) for unit in without]) + need <= self.rooms[name]
                    for name, need in self.need(plan).items() if need > 0 and name in self.rooms)
@@ -6070,7 +6068,7 @@ class Planner:
 
     def settled(self, unit: Unit) -> bool:
         """Whether a unit has been in memory for as long as each may be."""
-        return self.now - unit.loaded_at >= self.min_residency
+        return self.now - unit.loaded_at >= self.limits.min_residency
 
     def must_wait(self, victim: Unit) -> bool:
         """Whether a unit cannot be stopped yet: it answers, or has just come, or is on its way."""
@@ -6081,10 +6079,10 @@ class Planner:
         late = [victim for victim in victims if self.must_wait(victim)]
         if busy := [victim.name for victim in late if victim.active]:
             return f"until {', '.join(busy)} {'has' if len(busy) == 1 else 'have'} answered"
-        if late and not self.min_residency:
+        if late and not self.limits.min_residency:
             return f"until {late[0].name} is loaded"
         if late:
-            return f"until {late[0].name} has been in memory for {self.min_residency:.0f} s"
+            return f"until {late[0].name} has been in memory for {self.limits.min_residency:.0f} s"
         gone = [item.name for item in self.residents if item in victims or item.leaving]
         return f"until {', '.join(gone)} {'has' if len(gone) == 1 else 'have'} left memory" if gone else self.turn()
 
@@ -6099,8 +6097,8 @@ class Planner:
             return "until it is known how much memory it needs"
         pinned = [item.name for item in self.residents if item.pinned]
         keep = f"which {', '.join(pinned)} {'keeps' if len(pinned) == 1 else 'keep'}"
-        if pinned and 0 < self.models_max <= len(pinned):
-            return f"for one of the {self.models_max} places, {keep}"
+        if pinned and 0 < self.limits.models_max <= len(pinned):
+            return f"for one of the {self.limits.models_max} places, {keep}"
         sizes = ", ".join(f"{need / 2**30:.1f} GiB of {self.rooms[name] / 2**30:.1f} on {name}"
                           for name, need in self.need(unit.plans[-1][0]).items() if name in self.rooms)
         return f"for memory, {keep if pinned else 'which other programs keep'} ({sizes})"
@@ -6277,8 +6275,7 @@ class Residency:
 
     def make_room(self, now: float) -> None:
         """Start who is wanted, first come, first served, and let others go for it; a look later it may be others."""
-        planner = Planner([unit for unit in self.units.values() if unit.resident], self.rooms, self.models_max,
-                          self.min_residency, now)
+        planner = Planner([unit for unit in self.units.values() if unit.resident], self, now)
         for unit in self.wanted():
             choice, reason = planner.look(unit)
             if choice:

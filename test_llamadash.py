@@ -6360,9 +6360,12 @@ class World:
         """Whether a unit would fit beside these and the pinned ones, if all others were gone."""
         stay = {item.id: item for item in self.residency.units.values() if item.status in ("loading", "loaded")
                 and item.pinned and not item.leaving}
-        planner = llamadash.Planner([*(stay | {item.id: item for item in beside}).values()], self.rooms,
-                                    self.residency.models_max, 0, self.now)
+        planner = llamadash.Planner([*(stay | {item.id: item for item in beside}).values()], self.limits(), self.now)
         return any(planner.fits(plan) for group in unit.plans for plan in group)
+
+    def limits(self) -> typing.Any:
+        """What a plan has to keep to, as this world knows it."""
+        return types.SimpleNamespace(rooms=self.rooms, models_max=self.residency.models_max, min_residency=0)
 
     def do_refused(self, action: llamadash.Action, ticket: llamadash.Ticket) -> None:
         assert self.state[ticket.id] == "waiting"
@@ -6518,7 +6521,7 @@ class World:
                     and unit.failures < llamadash.CRASH_LIMIT:
                 stay = [other for other in residency.units.values()
                         if other.resident and (other.pinned or other.preferred)]
-                planner = llamadash.Planner(stay, self.rooms, residency.models_max, 0, self.now)
+                planner = llamadash.Planner(stay, self.limits(), self.now)
                 queue = [other for other in residency.units.values() if other.wanted]
                 assert queue or not any(planner.fits(plan) for group in unit.plans for plan in group), "does not return"
 
