@@ -8538,16 +8538,6 @@ def embedded_engine_version() -> str | None:
     return next((distribution.version for distribution in found), None)
 
 
-def with_reasoning(options: dict[str, str]) -> dict[str, str]:
-    """`options` with what `reasoning` and `reasoning-effort` say to the chat template."""
-    own = json.loads(options.get("chat-template-kwargs") or "{}")
-    if (switch := options.get("reasoning", "auto")) in ("on", "off"):
-        own["enable_thinking"] = truth(switch)
-    if (effort := options.pop("reasoning-effort", "default")) != "default":
-        own["reasoning_effort"] = effort
-    return {**options, "chat-template-kwargs": json.dumps(own)} if own else options
-
-
 truth = {"on": True, "off": False}.__getitem__
 SAMPLERS = {"d": "dry", "k": "top_k", "y": "typ_p", "p": "top_p", "s": "top_n_sigma", "m": "min_p", "t": "temperature",
             "x": "xtc", "i": "infill", "e": "penalties", "a": "adaptive_p"}
@@ -8610,7 +8600,11 @@ def embedded_parameters(argv: list[str]) -> Any:
     parameters = xllamacpp.CommonParams()
     parameters.ui = False
     parameters.cors_origins = "http://127.0.0.1"  # no page of a browser is to reach it
-    options = with_reasoning({name.removeprefix("--"): text for name, text in zip(argv[::2], argv[1::2], strict=True)})
+    options = {name.removeprefix("--"): text for name, text in zip(argv[::2], argv[1::2], strict=True)}
+    own = {key: text for key, text in options.items() if re.fullmatch("chat-template-kwargs|reasoning(-effort)?", key)}
+    options.pop("reasoning-effort", None)
+    if template := request_values(own, "/v1/messages").get("chat_template_kwargs"):  # where all three are part of it
+        options["chat-template-kwargs"] = json.dumps(template)
     if truth(options.pop("reranking", "off")):
         options = {**options, "embeddings": "on", "pooling": "rank"}
     if options.get("parallel", "-1") == "-1":
