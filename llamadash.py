@@ -11875,11 +11875,10 @@ def mount_units(paths: Iterable[Path]) -> list[str]:
     return []
 
 
-def print_service(config: Config) -> int:
+def print_service(config: Config) -> None:
     """Print the systemd unit; the data folder is made, as the service could not do that."""
     config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     print(service_unit(config), end="")
-    return 0
 
 
 def service_options(config: Config) -> list[str]:
@@ -11921,7 +11920,7 @@ CHECKSUMS = "SHA256SUMS"  # of a release's files, beside them
 MAX_RELEASE = 4_000_000  # bytes of llamadash.py; it has less than a million
 
 
-def update(config: Config, *, check: bool) -> int:
+def update(config: Config, *, check: bool) -> None:
     """Put the newest release in the place of this file and say what is left to do; with `check` only name it."""
     if not RELEASE_URL:
         raise DashError("this copy does not know where newer ones are: put the new files in place of these, or use git")
@@ -11942,7 +11941,6 @@ def update(config: Config, *, check: bool) -> int:
         content = asyncio.run(ModelHub(RELEASE_URL).whole("llamadash.py", MAX_RELEASE))
         install_update(content, checksum[1], newest[1], config)
         print(f"llamadash {newest[1]} is in place.")
-    return 0
 
 
 def numbers_of(version: str) -> tuple[int, ...]:
