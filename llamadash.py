@@ -9498,13 +9498,13 @@ def download_choice(models: list[Json], source: Source) -> Json | None:
 class ModelHub:
     """Hugging Face, or what HF_ENDPOINT names in its place; or another `endpoint`, which gets no token."""
 
-    def __init__(self, endpoint: str = "") -> None:
+    def __init__(self, endpoint: str = "", own_ports: Callable[[], set[int]] = set) -> None:
         self.endpoint = (endpoint or os.environ.get("HF_ENDPOINT") or HUB).strip().rstrip("/")
         self.name = re.sub(r"^\w+://(.*@)?", "", self.endpoint)  # for messages: without a password
         token = "" if endpoint else (os.environ.get("HF_TOKEN") or "").strip()
         self.token = token if re.fullmatch(r"[!-~]+", token) else None
         self.reach: int | None = None  # address_reach() of where it is itself
-        self.own_ports: Callable[[], set[int]] = set  # nothing is fetched from ourselves
+        self.own_ports = own_ports  # nothing is fetched from ourselves
 
     def open_socket(self, address: Any) -> socket.socket:
         """A socket for a connection: to the hub first, and where that redirects to, never further inside than it is."""
@@ -9773,8 +9773,7 @@ class Downloads:
 
     def __init__(self, dash: Dash) -> None:
         self.dash = dash
-        self.hub = ModelHub()
-        self.hub.own_ports = dash.own_ports
+        self.hub = ModelHub(own_ports=dash.own_ports)
         self.items: dict[tuple[str, str], Download] = {}
         self.tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
 
@@ -10271,8 +10270,7 @@ class Installer:
 
     def __init__(self, dash: Dash) -> None:
         releases = (os.environ.get("LLAMADASH_ENGINE_RELEASES") or "").strip()
-        self.dash, self.hub = dash, ModelHub(releases or "https://api.github.com")
-        self.hub.own_ports = dash.own_ports
+        self.dash, self.hub = dash, ModelHub(releases or "https://api.github.com", dash.own_ports)
         self.folder = dash.config.data_dir / "engines"
         self.tasks: dict[bool, asyncio.Task[None]] = {}  # one for the embedded engine (True), one for official builds
         self.report: Json | None = None  # of the official build under way, or of the last one
