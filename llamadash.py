@@ -7811,16 +7811,13 @@ class Gateway:
             self.status, self.started_at = "running", time.monotonic()
             await self.dash.pool.start()
             self.dash.pool.changed.set()
-        if missing := self.missing:
-            raise EngineUnavailable(missing)
+        if self.missing:
+            raise EngineUnavailable(NO_ENGINE)
 
     @property
-    def missing(self) -> str | None:
-        """What to say where there is neither an engine nor a server elsewhere."""
-        if self.dash.upstreams.all or self.dash.builds.default(self.dash.engine_config):
-            return None
-        fixed = self.dash.config.llama_server
-        return f"{fixed} was not found or cannot be run." if fixed else NO_ENGINE
+    def missing(self) -> bool:
+        """Whether there is neither an engine nor a server elsewhere."""
+        return not self.dash.upstreams.all and self.dash.builds.default(self.dash.engine_config) is None
 
     async def listen(self) -> None:
         """Open the port, or another one where it is taken, which is said."""
@@ -7909,10 +7906,10 @@ class Gateway:
         """The engine's record, as clients see it."""
         config = self.dash.engine_config
         build = self.dash.builds.default(config)
-        missing = self.missing if self.status == "running" else None
+        missing = self.status == "running" and self.missing
         shown = build and {key: getattr(build, key) for key in ("id", "kind", "version", "path")}
-        return {"status": "missing" if missing else self.status, "error": missing or (build and build.problem),
-                "build": shown, "hint": ENGINE_HINT if missing else None,
+        return {"status": "missing" if missing else self.status, "build": shown,
+                "error": NO_ENGINE if missing else build and build.problem, "hint": ENGINE_HINT if missing else None,
                 "installation": self.dash.installer.embedded, "warnings": list(self.warnings.values()),
                 "unused_gpu": self.dash.builds.unused_gpu(self.dash.sampler.gpus.values()), "url": self.url,
                 "base_url": self.base_url, "uptime": self.started_at and round(time.monotonic() - self.started_at),
