@@ -11770,20 +11770,19 @@ def saved_config(config: Config) -> Json:
 
 
 async def model_findings(config: Config, values: Json) -> Findings:
-    """The model folders and how many GGUF files are in them."""
-    found = 0
-    for folder in model_folders(config, values):
-        if not folder.is_dir():
-            if folder in (config.models_dirs or ()):
-                yield "fail", "models", f"{folder} is no folder", "mend --models-dir"
-        elif not os.access(folder, os.R_OK | os.X_OK):
-            yield "warn", "models", f"{folder} cannot be read", "change its permissions"
-        else:
-            paths = (os.path.join(root, name) for root, _, names in os.walk(folder) for name in names)
-            sizes = [os.path.getsize(path) for path in itertools.islice(paths, 20_000)  # enough to say something
-                     if path.lower().endswith(".gguf") and os.path.isfile(path)]
+    """The model folders and how many GGUF files a scan finds in them."""
+    found, folders = 0, model_folders(config, values)
+    for folder in folders:
+        walk = Walk(os.path.realpath(folder), [*map(os.path.realpath, folders)]).run().follow()
+        for place, why in walk.lost.items():
+            if why != NOT_THERE:
+                yield "warn", "models", f"{place} {why}", "change its permissions"
+        if os.path.isdir(folder):
+            sizes = [file.size for file in walk.files]
             found += len(sizes)
             yield "ok", "models", f"{folder}: {len(sizes)} GGUF files, {sum(sizes) / 2**30:.1f} GiB"
+        elif folder in (config.models_dirs or ()):
+            yield "fail", "models", f"{folder} is no folder", "mend --models-dir"
     if not found:
         yield ("warn", "models", "none found",
                f"put GGUF files into {config.data_dir / 'models'}, or download one on the Models page")

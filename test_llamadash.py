@@ -13176,8 +13176,30 @@ def test_the_running_llamadash_is_no_reproach(start: Callable[..., Server]) -> N
 
 def test_model_folder_that_is_not_there(config: llamadash.Config, lines: Run, tmp_path: Path) -> None:
     """A folder named on the command line must exist."""
-    code, printed = lines(dataclasses.replace(config, models_dirs=(tmp_path / "absent",)))
-    assert code == 1 and "--models-dir" in printed
+    (file := tmp_path / "file.gguf").touch()
+    for path in (tmp_path / "absent", file):
+        code, printed = lines(dataclasses.replace(config, models_dirs=(path,)))
+        assert code == 1 and f"fail  models: {path} is no folder: mend --models-dir" in printed
+
+
+def test_models_are_counted_as_a_scan_does(config: llamadash.Config, lines: Run, tmp_path: Path,
+                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    """What leads out of the folders or cannot be read is not counted; a closed folder is named, and all goes on."""
+    for path in ("models/sub/a.gguf", "models/closed/b.gguf", "elsewhere/c.gguf"):
+        write_model(tmp_path / path)
+    (tmp_path / "models/c.gguf").symlink_to(tmp_path / "elsewhere/c.gguf")
+    scan = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if "closed" in str(path):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scan(path)
+    monkeypatch.setattr(os, "scandir", scandir)
+    code, printed = lines(dataclasses.replace(config, models_dirs=(tmp_path / "models", tmp_path / "closed/models")))
+    assert f"ok    models: {tmp_path}/models: 1 GGUF files" in printed
+    for path in ("models/closed", "closed/models"):
+        assert f"warn  models: {tmp_path}/{path} cannot be read: Permission denied: change" in printed
+    assert code == 1 and f"fail  models: {tmp_path}/closed/models is no folder" in printed and "port" in printed
 
 
 def test_gpu_findings(config: llamadash.Config, lines: Run, tmp_path: Path) -> None:
