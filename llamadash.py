@@ -4262,14 +4262,25 @@ class Library(Folders):
                 self.dash.db.set_meta("scan_warnings", sorted(flawed))
         log.info("scan: %d models, %d new, %d changed, %d missing, %d files skipped, %.2f s", len(models), len(new),
                  len(changed), len(missing), len(scan.skipped), time.monotonic() - started)
-        # in one go: what is told in between would be newer
-        await self.dash.broadcast("models:list", {"models": [*map(self.dash.with_state, self.dash.db.models())]})
+        await self.tell_list()
         if new or changed or missing or self.lost != before:
             self.dash.pool.sync()
         if self.lost != before:
             await self.dash.broadcast("config:updated", {"config": self.dash.engine_config})
         return {"added": len(new), "updated": len(changed), "missing": len(missing),
                 "skipped": self.skipped, "total": len(models)}
+
+    async def tell_list(self) -> None:
+        """Broadcast the list, and after it what has changed while it was made, which was told too early."""
+        listed = await models_list(self.dash)
+        await self.dash.broadcast("models:list", listed)
+        before, after = ({model["id"]: model for model in models}
+                         for models in (listed["models"], (await models_list(self.dash))["models"]))
+        for id in before | after:
+            if id not in after:
+                await self.dash.broadcast("models:deleted", {"id": id})
+            elif before.get(id) != after[id]:
+                await self.dash.broadcast("models:updated" if id in before else "models:created", {"model": after[id]})
 
     def ignored(self) -> list[str]:
         """Files that are there and shall not be listed."""
@@ -10818,7 +10829,9 @@ async def in_turns(work: Callable[[Any], Result], rows: list[Any]) -> list[Resul
 
 
 async def encoded_by_parts(value: Json) -> bytes:
-    """encoded() of an object that may hold long lists: the others get their turn in between."""
+    """encoded() of an object: where it holds long lists, the others get their turn in between."""
+    if not any(isinstance(item, list) and len(item) > MANY_ITEMS for item in value.values()):
+        return encoded(value)
     parts = [b"%b:[%b]" % (encoded(key), b",".join(await in_turns(encoded, item)))
              if isinstance(item, list) and len(item) > MANY_ITEMS else encoded({key: item})[1:-1]
              for key, item in value.items()]
@@ -11092,11 +11105,11 @@ class Hub:
         envelope = {"type": "broadcast", "event": event, "data": data, "timestamp": now_ms()}
         client.write(text_frame(b"42" + encoded([event, envelope])))
 
-    def broadcast(self, event: str, data: Json) -> None:
-        """Send one event to every client, and keep it for those that are away for a moment."""
+    def broadcast(self, event: str, data: bytes) -> None:
+        """Send one event, `data` as JSON, to every client, and keep it for those that are away for a moment."""
         self.seq += 1
-        envelope = {"type": "broadcast", "event": event, "data": data, "seq": self.seq, "timestamp": now_ms()}
-        frame = text_frame(b"42" + encoded([event, envelope]))
+        envelope = encoded({"type": "broadcast", "event": event, "seq": self.seq, "timestamp": now_ms()})
+        frame = text_frame(b'42[%b,%b,"data":%b}]' % (encoded(event), envelope[:-1], data))
         self.history.append((self.seq, time.monotonic(), frame))
         self.history_bytes += len(frame)
         self.forget()
@@ -12149,8 +12162,8 @@ class Dash:
     # messages
 
     async def broadcast(self, event: str, data: Json) -> None:
-        """Send `data` to every client, in sequence."""
-        self.hub.broadcast(event, data)
+        """Send `data` to every client, in sequence; what is told while a long list is written comes before it."""
+        self.hub.broadcast(event, await encoded_by_parts(data))
 
     def event(self, kind: str, model: str | None = None, reason: str | None = None,
               details: Json | None = None) -> None:

@@ -240,6 +240,23 @@ test("what comes while a list is fetched is kept, once", async () => {
   socket.request = asked;
 });
 
+test("what is told of models while their list is fetched is newer than the list", async () => {
+  const [state, socket] = fresh();
+  let answer;
+  socket.request = () => new Promise((resolve) => { answer = resolve; });
+  const loading = state.load("models");
+  socket.say("models:status", { id: "a", status: "loaded" });
+  socket.say("models:deleted", { id: "b" });
+  socket.say("models:created", { model: { id: "c", status: "unloaded" } });
+  answer({ models: [{ id: "a", status: "loading" }, { id: "b", status: "unloaded" }] });
+  await loading;
+  const known = () => state.get("models").map(({ id, status }) => [id, status]);
+  assert.deepEqual(known(), [["a", "loaded"], ["c", "unloaded"]]);
+  socket.say("models:status", { id: "a", status: "unloaded" });
+  assert.equal(state.toldMeanwhile, null);
+  assert.deepEqual(known()[0], ["a", "unloaded"]);
+});
+
 test("a listener that throws keeps no other from hearing", () => {
   const [state] = fresh();
   const heard = [];

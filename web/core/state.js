@@ -126,6 +126,8 @@ export class StateManager {
     /** @type {Map<string, Promise<any>>} */
     this.loaded = new Map();
     this.wanted = new Set(ALWAYS); // every key that was asked for, had or not
+    /** @type {(() => void)[] | null} */
+    this.toldMeanwhile = null; // of models while their list is fetched, which may be older by the time it comes
   }
 
   /** Connect, and keep the state in step from now on. */
@@ -208,14 +210,25 @@ export class StateManager {
     this.wanted.add(name);
     const [event, data, change] = SOURCES[name];
     const before = this.state[name];
+    if (name === "models") this.toldMeanwhile = [];
     const loading = this.request(event, data()).then((answer) => {
       const came = Array.isArray(this.state[name]) ? this.state[name].filter((item) => !before?.includes(item)) : [];
       for (const [field, value] of Object.entries(change(answer, came))) this.set(field, value);
+      if (name === "models") this.tellModelsAgain();
       return this.state[name];
     });
     this.loaded.set(name, loading);
-    loading.catch(() => this.loaded.delete(name)); // the next load() tries again
+    loading.catch(() => {
+      this.loaded.delete(name); // the next load() tries again
+      if (name === "models") this.toldMeanwhile = null;
+    });
     return loading;
+  }
+
+  tellModelsAgain() {
+    const told = this.toldMeanwhile ?? [];
+    this.toldMeanwhile = null;
+    for (const tell of told) tell();
   }
 
   /** Fetch a key again, whatever is known. @param {string} key */
@@ -257,7 +270,14 @@ export class StateManager {
       "alerts:updated": ({ active }) => this.mergeFeatures({ alerts: active }),
       "captures:updated": ({ captures }) => this.mergeFeatures({ captures }),
     };
-    for (const [event, callback] of Object.entries(broadcasts)) this.socket.on(event, callback);
+    for (const [event, callback] of Object.entries(broadcasts)) {
+      this.socket.on(event, (data, envelope) => {
+        if (/^models:(list|created|updated|deleted|status)$/.test(event)) {
+          this.toldMeanwhile?.push(() => callback(data, envelope));
+        }
+        callback(data, envelope);
+      });
+    }
   }
 
   /** What every page shows of the server has changed. @param {Json} changes */
