@@ -3650,7 +3650,8 @@ async def metrics_history(dash: Dash, *, from_: Timestamp, to: Timestamp,
 FOLDER_LIMIT = 10.0  # s without a step forward after which a folder is given up on; a disk that wakes up needs as long
 FOLDER_THREADS = 4  # that may hang in one folder at the same time
 FOLDER_PAUSE = (2.0, 15.0)  # s between two looks at a folder: after a change, and at most
-FOLDER_DUTY = 0.002  # of the time may be spent in looking at one
+FOLDER_DUTY = 0.01  # of the time may be spent in looking at one
+WATCHED = 0x3C8  # inotify's numbers of what changes a folder: written and closed, moved from and to, created, deleted
 SCAN_BROADCAST = 0.2  # seconds between two messages about a scan's progress
 MAX_FOLDER_DEPTH = 12  # levels; the deepest usual layout, the Hugging Face cache, has 4
 MAX_FOLDER_ENTRIES = 200_000  # names looked at in one scan
@@ -3711,6 +3712,45 @@ class FoundFile(NamedTuple):
     mtime: int  # ns
 
 
+class FolderWatch:
+    """The system's word that a folder has changed (inotify, on Linux); it does not know of other machines."""
+
+    def __init__(self) -> None:
+        self.places: dict[int, str] = {}  # the folders that are watched, by inotify's number for each
+        self.descriptor = -1
+
+    def open(self) -> None:
+        """Watch what is added from now on, where the system can and its limits allow it."""
+        with contextlib.suppress(ImportError, AttributeError, OSError, TypeError):
+            import ctypes  # not at the top: a Python may lack it
+
+            self.system = ctypes.CDLL(None)
+            self.descriptor = self.system.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        """Watch nothing any more."""
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def add(self, place: str) -> None:
+        """Watch a folder itself, not those in it; from a thread, as that may hang."""
+        if self.descriptor >= 0:
+            number = self.system.inotify_add_watch(self.descriptor, os.fsencode(place), WATCHED)
+            self.places |= {number: place} if number >= 0 else {}
+
+    def changed(self) -> set[str]:
+        """The folders in which something came, went or was written since the last call."""
+        found, at, events = set[str](), 0, b""
+        with contextlib.suppress(OSError):  # nothing happened, or nothing is watched
+            events = os.read(self.descriptor, 65_536)
+        while at < len(events):
+            number, _, _, length = struct.unpack_from("iIII", events, at)
+            found.add(self.places.get(number, ""))
+            at += 16 + length
+        return found
+
+
 Report = Callable[[int, int], object]  # told with each step how many of how many files are done; may raise to end it
 
 
@@ -3721,6 +3761,7 @@ class Walk:
     inside: Iterable[str] = ()  # where links may lead beside it
     mounts: Iterable[str] = ()  # folders that are left out
     depth: int = MAX_FOLDER_DEPTH
+    watch: Callable[[str], object] = lambda place: None  # told of each folder before it is read
     lost: dict[str, str] = field(default_factory=dict)  # what may be there, and why nobody can know
     files: list[FoundFile] = field(default_factory=list)
     reasons: dict[str, str] = field(default_factory=dict)  # why a path is of no use
@@ -3733,6 +3774,7 @@ class Walk:
         mounts = [place for place in self.mounts if place != self.root and within(place, self.root)]
         for folder in pending:  # which grows while it is walked
             report(0, len(self.files))
+            self.watch(folder)
             try:
                 entries = sorted((item.path, item.is_symlink(), item.is_dir(follow_symlinks=False))
                                  for item in os.scandir(folder) if item.path not in mounts)
@@ -4116,6 +4158,9 @@ class Folders:
         self.known: dict[Path, Walk] = {}  # each folder as it was at the last scan
         self.looks: dict[Path, Walk] = {}  # and as last looked at
         self.due: dict[Path, tuple[float, float]] = {}  # when to look again, and how long that pause is
+        self.rest: dict[Path, float] = {}  # when to look again at the earliest, where something has changed
+        self.watch = FolderWatch()
+        self.stirred: set[Path] = set()  # folders in which something has, as it says, since the last look
         self.changed = False  # whether a folder has, since the last scan
         self.probes = Probes(FOLDER_THREADS)
         self.links = Probes()
@@ -4129,12 +4174,13 @@ class Folders:
     async def look_at(self, folder: Path) -> None:
         """Look whether a folder changed since the last scan, soon again if so; a file counts once it is written."""
         began, before, pause = time.monotonic(), self.looks.get(folder), self.due.get(folder, FOLDER_PAUSE)[1]
-        self.due[folder] = began + 10 * FOLDER_LIMIT, pause  # unless this look says otherwise
+        self.due[folder], self.rest[folder] = (began + 10 * FOLDER_LIMIT, pause), math.inf  # unless this look says else
+        self.stirred.discard(folder)
         inside, mounts, root = [self.root(other) for other in self.folders()], self.mounts, self.root(folder)
         look = Walk(root, lost={root: NO_ANSWER})
         try:
             look = await self.stepwise(self.probes, str(folder), lambda report: Walk(
-                os.path.realpath(folder), inside, mounts).run(report))
+                os.path.realpath(folder), inside, mounts, watch=self.watch.add).run(report))
             if look.leaving:
                 await self.stepwise(self.links, f"what a link in {folder} leads to", look.follow)
         except Unreachable:
@@ -4146,7 +4192,9 @@ class Folders:
         self.changed = self.changed or bool(come or gone or look.lost != known.lost)
         same = before and (look.files, look.lost) == (before.files, before.lost)
         pause = min(pause * 1.5, FOLDER_PAUSE[1]) if same else FOLDER_PAUSE[0]
-        self.due[folder] = time.monotonic() + max(pause, (time.monotonic() - began) / FOLDER_DUTY), pause
+        ended = time.monotonic()
+        self.rest[folder] = ended + max(FOLDER_PAUSE[0], (ended - began) / FOLDER_DUTY)
+        self.due[folder] = max(ended + pause, self.rest[folder]), pause
 
     async def stepwise(self, probes: Probes, place: str, work: Callable[[Report], Result],
                        report: Report = lambda done, total: None) -> Result:
@@ -4223,15 +4271,21 @@ class Library(Folders):
         self.changing = asyncio.Lock()  # scans, imports and deletions change the same rows
 
     async def run(self) -> None:
-        """Look at every folder now and then, and scan them where something came, went or changed."""
+        """Look at every folder now and then, and soon at one that changed; scan them where something came or went."""
         self.changed = True
-        while True:
-            if self.changed:
-                await self.scan()
-            await self.dash.beat.wait()
-            for folder in self.folders():
-                if time.monotonic() > self.due.get(folder, FOLDER_PAUSE)[0]:
-                    self.dash.spawn(self.look_at(folder), f"look at {folder}")
+        with contextlib.closing(self.watch):
+            self.watch.open()
+            while True:
+                if self.changed:
+                    await self.scan()
+                await self.dash.beat.wait()
+                places, now = self.watch.changed(), time.monotonic()
+                for folder in self.folders():
+                    if any(within(place, self.root(folder)) for place in places):
+                        self.stirred.add(folder)
+                    soon = self.rest.get(folder, 0.0) if folder in self.stirred else math.inf
+                    if now > min(soon, self.due.get(folder, FOLDER_PAUSE)[0]):
+                        self.dash.spawn(self.look_at(folder), f"look at {folder}")
 
     async def scan(self) -> Json:
         """Scan all folders, after a scan that runs: {added, updated, missing, skipped: [{path, reason}], total}."""

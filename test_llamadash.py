@@ -4663,6 +4663,7 @@ def test_merge_keeps_what_is_the_users() -> None:
 async def test_files_appear_by_themselves(stocked: StubDash, monkeypatch: pytest.MonkeyPatch) -> None:
     """New files are listed once they are whole, and folders that come late, without anybody asking for a scan."""
     monkeypatch.setattr(llamadash, "FOLDER_PAUSE", (0.01, 0.05))
+    monkeypatch.setattr(llamadash, "FOLDER_DUTY", 1)
     late = stocked.folder / "late"
     stocked.engine_config["models_dirs"] = [*stocked.engine_config["models_dirs"], str(late)]
     stocked.spawn(stocked.run_forever("model folders", stocked.library.run), "model folders")
@@ -4697,6 +4698,42 @@ async def test_files_appear_by_themselves(stocked: StubDash, monkeypatch: pytest
     assert [row["name"] for row in stocked.db.models() if row["missing"]] == ["Three"]
     write_gguf(late / "four.gguf", {**LLAMA, "general.name": "Four"}, WEIGHTS)
     await eventually(lambda: listed("Four") and not stocked.library.problem(str(late)))
+    await stocked.end_tasks()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has inotify")
+@run_async
+async def test_the_system_says_that_a_folder_changed(stocked: StubDash, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes, changes and goes is found long before its folder is looked at by itself, in new folders as well."""
+    monkeypatch.setattr(llamadash, "FOLDER_PAUSE", (0.01, 0.05))
+    monkeypatch.setattr(llamadash, "FOLDER_DUTY", 1)
+    library, deep = stocked.library, stocked.models_folder / "new" / "deep"
+    running = stocked.spawn(stocked.run_forever("model folders", library.run), "model folders")
+
+    def listed(**models: int) -> bool:
+        stocked.beat.set()
+        stocked.beat.clear()
+        return {row["name"]: row["file_size"] for row in stocked.db.models() if not row["missing"]} == {
+            "Model ax": sizes[0], "Model bx": sizes[1], **models}
+
+    async def only_told() -> None:
+        """Without a beat no look begins; after those that are under way none comes by itself."""
+        await eventually(lambda: library.rest and math.inf not in library.rest.values())
+        library.due = dict.fromkeys(library.due, (math.inf, 0.01))
+    sizes = [(stocked.models_folder / f"{name}.gguf").stat().st_size for name in "ab"]
+    await eventually(listed)
+    await only_told()
+    file = write_model(deep / "c.gguf", general__name="C")
+    await eventually(lambda: listed(C=file.stat().st_size))
+    await only_told()
+    write_model(file, general__name="C", general__license="as long as it takes to be another one")
+    await eventually(lambda: listed(C=file.stat().st_size))
+    await only_told()
+    shutil.rmtree(stocked.models_folder / "new")
+    await eventually(listed)
+    await llamadash.cancelled([running])
+    assert library.watch.descriptor == -1 and library.watch.changed() == set()
+    library.watch.add(str(stocked.models_folder))  # a look that is under way as it ends
     await stocked.end_tasks()
 
 
