@@ -6481,11 +6481,13 @@ class Entries:
         idle_seconds = self.dash.engine_config["idle_seconds"]
         idles = [idle_seconds if row["idle"] is None else row["idle"] for row in group.rows.values()]
         rows = [row for row in group.rows.values() if not row["missing"]]
+        asked = [{**self.dash.engine_config["defaults"], **row["parameters"]} for row in group.rows.values()]
         unit = Unit(key, name if name in group.rows else next(iter(group.rows)),
                     idle=0.0 if 0 in idles else float(max(idles)), preferred=any(row["preferred"] for row in rows),
                     pinned=any(row["pinned"] for row in rows) and not self.pool.stopping,
                     grace=float(group.parameters.get("stop-timeout", STOP_TIMEOUT)),
-                    outdated=any(group.parameters.get(key) != value for key, value in started.items()))
+                    outdated=any(all(own.get(key) != value for own in asked) or any(key not in own for own in asked)
+                                 for key, value in started.items()))  # a request can carry a value, but not none
         self.pool.do(self.pool.residency.define(unit, time.monotonic()))
         return units[key]
 

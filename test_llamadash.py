@@ -8150,6 +8150,25 @@ async def test_what_a_request_can_carry_changes_without_a_load(tmp_path: Path, s
 
 
 @run_async
+async def test_a_variant_of_a_loaded_model_joins_it(tmp_path: Path, smollm2: Path) -> None:
+    """A process goes on as long as requests can carry what its entries ask for, and not where they cannot."""
+    dash = EngineDash(tmp_path, llama_server(), "", defaults={"ctx-size": 1024})
+    dash.add("calm", smollm2, parameters={"temp": 0.0, "predict": 3})
+    async with running(dash):
+        await dash.load("calm")
+        before = dash.state("calm")["runtime"]["pid"]
+        dash.add("wild", smollm2, parameters={"temp": 1.5, "predict": 5})
+        for name, tokens in (("calm", 3), ("wild", 5)):
+            call = llamadash.Call(0, name, "test", "/completion")
+            async with dash.gateway.asked(call, {"prompt": "a", "stream": True}) as answers:
+                answer = [item async for item in answers][-1]
+            assert answer["timings"]["predicted_n"] == tokens
+            assert (dash.state(name)["status"], dash.state(name)["runtime"]["pid"]) == ("loaded", before)
+        await dash.change("wild", parameters={"temp": 1.5})  # and as many tokens as there may be
+        await dash.happened("unloaded", "calm", "configuration changed")
+
+
+@run_async
 async def test_a_taken_port_is_avoided_and_said(tmp_path: Path) -> None:
     """Somebody else's port: the API takes a free one, the warning says so."""
     with socket.create_server(("127.0.0.1", 0)) as other:
