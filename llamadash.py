@@ -10440,7 +10440,8 @@ class Installer:
     async def execute(self, command: list[str]) -> None:
         """Run `command` and tell everybody what it writes; EngineFailed with its last error."""
         process = await asyncio.create_subprocess_exec(
-            *command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            *command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            start_new_session=True)
         assert process.stdout is not None
         last = "it said nothing"
         try:
@@ -10452,7 +10453,7 @@ class Installer:
                 raise EngineFailed(f"{Path(command[0]).name} ended with status {status}: {last}.")
         finally:
             if process.returncode is None:
-                process.kill()
+                kill_group(process.pid)  # with what it has started
 
     async def fetch(self, id: str, kind: str, parts: list[Part]) -> None:
         """Download, unpack and try one build; EngineFailed where it does not start, or sees none of the GPUs."""

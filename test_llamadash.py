@@ -5974,6 +5974,21 @@ async def test_an_installation_tells_how_it_went(
     assert [item["build"]["id"] for item in dash.broadcasts("engines:update")] == ["embedded"] * bool(found)
 
 
+@run_async
+async def test_an_installation_that_hangs(dash: StubDash, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is given up on after a while, which is said, and leaves no process behind."""
+    monkeypatch.setattr(sys, "executable", shell_script(tmp_path / "python", "sleep 987 & echo $!; wait"))
+    monkeypatch.setattr(sys, "prefix", "/a/virtual/environment")
+    monkeypatch.setattr(llamadash, "embedded_python", lambda: None)
+    monkeypatch.setattr(llamadash, "INSTALL_LIMIT", 1.0)
+    await dash.request("engine:install")
+    await eventually(lambda: not dash.tasks)
+    *_, child, told = dash.broadcasts("engine:install")
+    assert not told["success"] and "was not installed: it took more than" in told["line"]
+    await eventually(lambda: not psutil.pid_exists(int(child["line"]))
+                     or psutil.Process(int(child["line"])).status() == psutil.STATUS_ZOMBIE)
+
+
 # -- Instances -------------------------------------------------------------------------------------
 
 def an_instance(dash: StubDash, *command: str, **build: Any) -> llamadash.Instance:
