@@ -13071,7 +13071,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> llamadash.Config:
     """A configuration with nothing on the machine."""
     monkeypatch.setattr(llamadash, "default_model_folders", lambda: [tmp_path / "models"])
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    return llamadash.Config(data_dir=tmp_path / "data", port=0)
+    return llamadash.Config(data_dir=tmp_path / "data", port=0, api_port=unused_port())
 
 
 @pytest.fixture
@@ -13269,7 +13269,7 @@ def test_port_in_use(config: llamadash.Config, lines: Run, tmp_path: Path) -> No
         with contextlib.closing(sqlite3.connect(tmp_path / "data" / llamadash.DATABASE_NAME)) as database, database:
             database.execute("CREATE TABLE server_config (key TEXT, value TEXT)")
             database.execute("INSERT INTO server_config VALUES ('engine_port', ?)", (str(port),))
-        assert f"warn  API port: 127.0.0.1:{port} is taken" in lines(config)[1]
+        assert f"warn  API port: 127.0.0.1:{port} is taken" in lines(dataclasses.replace(config, api_port=None))[1]
 
 
 def test_the_running_llamadash_is_no_reproach(start: Callable[..., Server]) -> None:
