@@ -11719,6 +11719,7 @@ class WebServer:
 # -- Service and doctor ---------------------------------------------------------------------------
 
 DOCTOR_TIMEOUT = 5.0  # s for the answer of a server elsewhere, or of the llamadash that runs
+DOCTOR_WALK = 30.0  # s for a walk through a model folder
 UNREACHABLE = (aiohttp.ClientError, OSError, asyncio.TimeoutError)  # what fetched() raises
 Findings = AsyncIterator[tuple[str, ...]]  # level (ok, warn or fail), what it is about, the text, and what to do
 
@@ -11841,13 +11842,21 @@ def saved_config(config: Config) -> Json:
 
 async def model_findings(config: Config, values: Json) -> Findings:
     """The model folders and how many GGUF files a scan finds in them."""
-    found, folders = 0, model_folders(config, values)
+    found, probes, folders = 0, Probes(), model_folders(config, values)
+    roots = await probes.read({str(folder): functools.partial(os.path.realpath, folder) for folder in folders})
     for folder in folders:
-        walk = Walk(os.path.realpath(folder), [*map(os.path.realpath, folders)]).run().follow()
+        walk = Walk(roots[str(folder)] or str(folder), [root for root in roots.values() if root])
+        try:
+            for step in (walk.run, walk.follow):
+                await probes.call(str(folder), step, DOCTOR_WALK)
+            is_folder = await probes.call(str(folder), functools.partial(os.path.isdir, folder))
+        except Unreachable as problem:
+            yield "warn", "models", str(problem).rstrip("."), "look whether its disk or share is there"
+            continue
         for place, why in walk.lost.items():
             if why != NOT_THERE:
                 yield "warn", "models", f"{place} {why}", "change its permissions"
-        if os.path.isdir(folder):
+        if is_folder:
             sizes = [file.size for file in walk.files]
             found += len(sizes)
             yield "ok", "models", f"{folder}: {len(sizes)} GGUF files, {sum(sizes) / 2**30:.1f} GiB"

@@ -13288,6 +13288,21 @@ def test_model_folder_that_is_not_there(config: llamadash.Config, lines: Run, tm
         assert code == 1 and f"fail  models: {path} is no folder: mend --models-dir" in printed
 
 
+def test_a_folder_that_hangs_keeps_the_doctor_from_nothing_else(
+    config: llamadash.Config, lines: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is named, and what comes after it is checked."""
+    monkeypatch.setattr(llamadash, "DOCTOR_WALK", 0.2)
+    (tmp_path / "share").mkdir()
+    write_model(tmp_path / "models/a.gguf")
+    scan, back = os.scandir, threading.Event()
+    monkeypatch.setattr(os, "scandir", lambda path: (back.wait(DEADLINE) if "share" in str(path) else 0, scan(path))[1])
+    _, printed = lines(dataclasses.replace(config, models_dirs=(tmp_path / "share", tmp_path / "models")))
+    back.set()
+    assert f"warn  models: {tmp_path}/share does not answer: look whether its disk or share is there" in printed
+    assert f"ok    models: {tmp_path}/models: 1 GGUF files" in printed and "port: " in printed
+
+
 def test_models_are_counted_as_a_scan_does(config: llamadash.Config, lines: Run, tmp_path: Path,
                                            monkeypatch: pytest.MonkeyPatch) -> None:
     """What leads out of the folders or cannot be read is not counted; a closed folder is named, and all goes on."""
