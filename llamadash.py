@@ -11329,15 +11329,15 @@ CONTENT_TYPES = {".html": "text/html; charset=utf-8", ".js": "text/javascript; c
                  ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml", ".png": "image/png",
                  ".webmanifest": "application/manifest+json"}
 SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff", "Cross-Origin-Resource-Policy": "same-origin", "Server": "llamadash"}
+DOCUMENT_HEADERS = {  # of what a browser shows as a page of its own: on other files they would only cost bytes
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
                                "media-src data:; connect-src 'self'; manifest-src 'self'; base-uri 'none'; "
                                "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; "
                                "trusted-types 'none'",
-    "X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Resource-Policy": "same-origin",
-    "Server": "llamadash",
-}
-PAGE_HEADERS = {"Permissions-Policy": "camera=(), microphone=(), geolocation=()"}  # which files have no use for
+    "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer", "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()"}
+DOCUMENTS = {"text/html", "image/svg+xml"}  # what can hold scripts
 REFRESH_PAUSE = 2.0  # seconds between two looks at whether a file was changed
 REQUEST_DEADLINE = 10.0  # seconds in which a new connection must have sent a whole request
 KEEPALIVE_TIME = 75.0  # seconds that a connection may stay open between two requests, as long as browsers keep it
@@ -11607,7 +11607,7 @@ class WebServer:
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request, with the security headers."""
         response = await self.answer(request)
-        response.headers.update({**SECURITY_HEADERS, **(PAGE_HEADERS if response.content_type == "text/html" else {})})
+        response.headers.update(SECURITY_HEADERS | (DOCUMENT_HEADERS if response.content_type in DOCUMENTS else {}))
         return response
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
