@@ -12414,11 +12414,13 @@ def tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | 
         for path in (certificate, key):
             path.open("rb").close()  # its error names the file
         context.load_cert_chain(certificate, key, password="")  # never asks for one
-    except (ssl.SSLError, ValueError):
-        raise WrongUsage(f"{certificate} and {key} are not a certificate and its private key (in PEM format, without "
-                         "a passphrase)") from None
+    except (ssl.SSLError, ValueError) as problem:
+        renewing = "MISMATCH" in (getattr(problem, "reason", None) or "")  # one of two good files was replaced so far
+        raise DashError(f"{certificate} and {key} are not a certificate and its private key (in PEM format, without "
+                        "a passphrase)", exit_code=EXIT_LATER if renewing else EXIT_USAGE) from None
     except OSError as problem:
-        raise WrongUsage(f"{problem.filename or key} cannot be read: {problem.strerror}") from problem
+        raise DashError(f"{problem.filename or key} cannot be read: {problem.strerror}",
+                        exit_code=EXIT_USAGE if is_lasting(problem) else EXIT_LATER) from problem
     return context
 
 
@@ -13010,6 +13012,12 @@ EXIT_CODES = {WrongUsage: EXIT_USAGE, AlreadyRunning: EXIT_RUNNING, DatabaseRefu
               StorageFull: EXIT_LATER, DatabaseUnavailable: EXIT_LATER}
 
 
+def is_lasting(problem: OSError) -> bool:
+    """Whether somebody has to change something; a file that is not there, or not for us, may be mounted later."""
+    refused = isinstance(problem, PermissionError) and problem.filename and os.path.lexists(problem.filename)
+    return problem.errno in LASTING or bool(refused)
+
+
 def open_standard_streams() -> None:
     """Keep 0 to 2 from becoming a file of ours where they are closed, and print what the terminal's letters lack."""
     for number in range(3):
@@ -13036,15 +13044,14 @@ def main(argv: list[str] | None = None) -> int:
         say(f"llamadash: {problem}", sys.stderr)
         return problem.details.get("exit_code") or EXIT_CODES.get(type(problem), 1)
     except OSError as problem:
-        path, message, lasting = problem.filename, str(problem), problem.errno in LASTING
+        path, message = problem.filename, str(problem)
         if isinstance(problem, PermissionError):
-            lasting = lasting or bool(path and os.path.lexists(path))  # else it may be mounted later
             message = (f"{path or 'a file'} cannot be used by this user ({problem.strerror}): change its owner, "
                        "or run as another user")
         elif path or problem.errno == errno.ENOSPC:  # which is not told with a path where it is met while writing
             message = str(database_error(problem, f"{path or config.data_dir} cannot be used", config.data_dir))
         say(f"llamadash: {message}", sys.stderr)
-        return EXIT_USAGE if lasting else EXIT_LATER
+        return EXIT_USAGE if is_lasting(problem) else EXIT_LATER
     except KeyboardInterrupt:
         return 0
 

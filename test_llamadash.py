@@ -12243,11 +12243,11 @@ async def test_page_and_socket_over_https(start: Callable[..., Server], tmp_path
     assert "Traceback" not in server.output()
 
 
-@pytest.mark.parametrize(("fault", "named"), [
-    ("of another certificate", "own.key"), ("absent", "own.key"), ("no key at all", "own.key"),
-    ("with a passphrase", "own.key"), ("a folder", "own.key"), ("no certificate", "own.pem")])
-def test_a_wrong_key_file_is_said(tmp_path: Path, fault: str, named: str) -> None:
-    """Certificate and key that do not serve are named in one line, and the program ends as for bad usage."""
+@pytest.mark.parametrize(("fault", "named", "code"), [
+    ("of another certificate", "own.key", 75), ("absent", "own.key", 75), ("no key at all", "own.key", 2),
+    ("with a passphrase", "own.key", 2), ("a folder", "own.key", 2), ("no certificate", "own.pem", 2)])
+def test_a_wrong_key_file_is_said(tmp_path: Path, fault: str, named: str, code: int) -> None:
+    """Files that do not serve are named in one line; with 75 where they may be mounted or renewed later."""
     public, key = certificate(tmp_path)
     if fault == "of another certificate":
         key.write_bytes(certificate(tmp_path, "other")[1].read_bytes())
@@ -12262,7 +12262,7 @@ def test_a_wrong_key_file_is_said(tmp_path: Path, fault: str, named: str) -> Non
     else:
         (tmp_path / named).write_text("-----BEGIN NOTHING-----")
     result = Server(tmp_path / "server").run("--port", "0", "--tls-cert", str(public), "--tls-key", str(key))
-    assert (result.returncode, result.stdout) == (2, "")
+    assert (result.returncode, result.stdout) == (code, "")
     assert len(result.stderr.splitlines()) == 1 and str(tmp_path / named) in result.stderr, result.stderr
 
 
@@ -13623,6 +13623,18 @@ def test_the_exit_code_says_whether_a_later_start_may_succeed(
     assert llamadash.main(["--data-dir", str(tmp_path)]) == code
     full = getattr(problem, "errno", None) == errno.ENOSPC
     assert ("disk is full" if full else getattr(problem, "filename", None) or str(problem)) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.EIO, 75), (errno.ESTALE, 75), (errno.EACCES, 2), (errno.ELOOP, 2)])
+def test_a_certificate_that_cannot_be_read_is_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int,
+                                                         code: int) -> None:
+    """A share that is away for now mends itself; rights do not."""
+    def unreadable(path: Path, *_: Any) -> Any:
+        raise OSError(number, os.strerror(number), str(path))
+    monkeypatch.setattr(Path, "open", unreadable)
+    with pytest.raises(llamadash.DashError, match="cannot be read") as refused:
+        llamadash.tls_context(tmp_path, tmp_path / "key")
+    assert refused.value.details["exit_code"] == code
 
 
 @pytest.mark.parametrize("option", ["--host", "--api-host"])
