@@ -11760,7 +11760,7 @@ async def python_findings(_config: Config, _values: Json) -> Findings:
 async def data_findings(config: Config, _values: Json) -> Findings:
     """The data folder: there or possible, writable, private, with room; and its database: absent, or readable."""
     folder, path = config.data_dir, config.data_dir / DATABASE_NAME
-    existing = next((place for place in (folder, *folder.parents) if place.exists()), folder)
+    existing = next((place for place in (folder, *folder.parents) if os.path.lexists(place)), folder)
     if problem := storage_problem(existing / DATABASE_NAME):
         error = database_error(problem, f"{folder} cannot be written", existing / DATABASE_NAME)
         yield "fail", "data folder", str(error)
@@ -11950,7 +11950,7 @@ def mount_units(paths: Iterable[Path]) -> list[str]:
 
 def print_service(config: Config) -> None:
     """Print the systemd unit; the data folder is made, as the service could not do that."""
-    config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_data_folder(config.data_dir)
     print(service_unit(config), end="")
 
 
@@ -12456,7 +12456,7 @@ async def keep_files(dash: Dash) -> None:
 
 def look_after_files(dash: Dash) -> None:
     """Put back what was taken out of the data folder; another llamadash there ends all saving."""
-    dash.config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_data_folder(dash.config.data_dir)
     try:
         if dash.lock:
             dash.lock.hold()
@@ -12799,12 +12799,23 @@ class AlreadyRunning(DashError):
     """Another llamadash uses this data folder."""
 
 
+def make_data_folder(folder: Path) -> None:
+    """Make `folder` for this user alone; one that exists may be shared, and stays as it is."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except FileExistsError as problem:  # which Python says of a link that leads nowhere, too
+        if not os.path.lexists(target := os.path.realpath(problem.filename)):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), target) from problem
+        raise
+
+
 class FolderLock:
     """The lock of a data folder, and in it who has it: the process, and its address once that is known."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # one that exists may be shared, and stays as it is
-        (folder / "models").mkdir(exist_ok=True)
+        make_data_folder(folder)
+        with contextlib.suppress(FileExistsError):  # as a link to a place that is not there yet
+            (folder / "models").mkdir()
         self.path, self.text = folder / "lock", str(os.getpid())
         self.file: typing.TextIO | None = None
         self.hold()
@@ -12944,7 +12955,7 @@ def leave(*running: Dash) -> None:
 def open_database(config: Config) -> Database:
     """The database for a command, made or repaired where it must be and no other process uses the data folder."""
     path = config.data_dir / DATABASE_NAME
-    config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_data_folder(config.data_dir)
     try:
         return Database(path, repair=False)  # as it nearly always is: a server that starts now need not wait
     except DatabaseDamaged:
@@ -12955,7 +12966,7 @@ def open_database(config: Config) -> Database:
 
 def print_link(config: Config, *, new: bool) -> None:
     """Print the link to open; with `new` replace the key first, which ends all sessions."""
-    config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_data_folder(config.data_dir)
     if new:
         with contextlib.closing(open_database(config)) as database:  # one that cannot be opened keeps the key as it is
             database.delete_sessions()

@@ -13625,6 +13625,29 @@ def test_the_exit_code_says_whether_a_later_start_may_succeed(
     assert ("disk is full" if full else getattr(problem, "filename", None) or str(problem)) in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("below", ["", "llamadash"])
+@pytest.mark.parametrize("command", [[], ["link"], ["service"], ["doctor"]])
+def test_a_data_folder_that_is_mounted_later_is_waited_for(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str], below: str) -> None:
+    """A link to a place that is not there says which, and ends with 75, as long as there is nothing."""
+    (tmp_path / "link").symlink_to(tmp_path / "mount" / "data")
+    code = llamadash.main(["--data-dir", str(tmp_path / "link" / below), *command])
+    said = "".join(capsys.readouterr())
+    assert (code, "No such file" in said, "exists" in said) == (1 if command == ["doctor"] else 75, True, False), said
+    assert str(tmp_path / ("link" if command == ["doctor"] else "mount/data")) in said
+    if not command:
+        (tmp_path / "mount").mkdir()
+        (tmp_path / "mount" / "data").touch()
+        assert llamadash.main(["--data-dir", str(tmp_path / "link" / below)]) == 2
+
+
+def test_a_folder_for_downloads_that_is_mounted_later_ends_nothing(tmp_path: Path) -> None:
+    """Its models come as soon as it is there."""
+    (tmp_path / "models").symlink_to(tmp_path / "mount")
+    with contextlib.closing(llamadash.FolderLock(tmp_path)) as lock:
+        assert lock.file
+
+
 @pytest.mark.parametrize(("number", "code"), [(errno.EIO, 75), (errno.ESTALE, 75), (errno.EACCES, 2), (errno.ELOOP, 2)])
 def test_a_certificate_that_cannot_be_read_is_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int,
                                                          code: int) -> None:
