@@ -5421,9 +5421,24 @@ ORIGIN = r"^(?:\w+ +)?[\w~]+ ?(?:\(\))?: +"  # the function that llama.cpp names
 VAGUE = (r"(?i)failed to load (?:the )?model(?:,? '.*)?$|unable to load model|exiting due to|trying to fit params|"
          r"failed to init|failed to create_?context")
 HARMLESS = re.compile(r"http client error: Connection handling canceled")  # logged as an error when a client leaves
+# The engine goes on without it: memory that is pinned, locked or read ahead, a cache, a library of other GPUs
+DISPENSABLE = re.compile(r"pinned memory|failed to (?:m|mun|Virtual|VirtualUn)[Ll]ock |posix_[mf]advise\(|"
+                         r"munmap failed|memory for prompt cache|load_backend: failed")
+RETRIED = "retrying without pipeline parallelism"  # what failed before it needs less memory then
 NOISE = re.compile(r"^srv +(?:load:   |update_slots|log_ser)|^slot (?:get_availabl|launch_slot_|print_timing|release)")
 # Why a process ended, by what it wrote: the first of these that is found says it, in the reader's words.
 CAUSES = (
+    (r"unknown (model architecture|pre-tokenizer type): '(.{1,64}?)'",
+     "This build does not know the {} {}: use a newer one"),
+    (r"(?:invalid ggml|unknown tensor|unknown ggml) type (-?\d{1,10})",
+     "This build does not know the tensor type {}: use a newer one, or another file of the model"),
+    (r"host and model endian", "The file is for processors of the other byte order: get another file of the model"),
+    (r"(?:invalid|illegal) split|failed to load GGUF split|in GGUF split",
+     "A part of the model is missing, renamed or of another model"),
+    (r"within the file bounds|tensors expected but|invalid magic characters|unexpectedly reached end of file",
+     "The model's file is incomplete or damaged: download it again"),
+    (r"mismatch between text model \(n_embd = (\d{1,9})\) and mmproj \(n_embd = (\d{1,9})\)",
+     "The projector is for models of another embedding length ({1}, not {0}): choose another, or switch it off"),
     (r"(?i)(?:cuda|hip|rocm|musa|vulkan|metal|sycl|cann).{0,80}out of memory|Malloc failed|cuMemCreate|ALLOC_FAILED|"
      r"out_?of_?(?:device_?memory|resources)|ErrorOutOfMemory|object_allocation_failure|kIOGPU\w{0,64}OutOfMemory|"
      r"Insufficient Memory \(0|[Mm]emory allocation of size|exceeds device mem|metal.{0,80}failed to allocate|"
@@ -5449,17 +5464,6 @@ CAUSES = (
     (r"(?i)exec format error|cannot execute binary|bad CPU type", "This build is for another kind of processor"),
     (r"(?i)^illegal instruction", "This build uses instructions that this processor lacks: choose another build"),
     (r"^Bus error", "The model's file could not be read while it was in use: it became shorter, or its disk failed"),
-    (r"unknown (model architecture|pre-tokenizer type): '(.{1,64}?)'",
-     "This build does not know the {} {}: use a newer one"),
-    (r"(?:invalid ggml|unknown tensor|unknown ggml) type (-?\d{1,10})",
-     "This build does not know the tensor type {}: use a newer one, or another file of the model"),
-    (r"host and model endian", "The file is for processors of the other byte order: get another file of the model"),
-    (r"(?:invalid|illegal) split|failed to load GGUF split|in GGUF split",
-     "A part of the model is missing, renamed or of another model"),
-    (r"within the file bounds|tensors expected but|invalid magic characters|unexpectedly reached end of file",
-     "The model's file is incomplete or damaged: download it again"),
-    (r"mismatch between text model \(n_embd = (\d{1,9})\) and mmproj \(n_embd = (\d{1,9})\)",
-     "The projector is for models of another embedding length ({1}, not {0}): choose another, or switch it off"),
     (r"([\w.-]{1,64}:\d{1,6}): GGML_ASSERT\((.{1,300}?)\) failed",
      "The engine stopped itself at {}, where {} did not hold: this is a fault of the build"),
     (r"((?:CUDA|ROCm|HIP|MUSA|\w{2,3}BLAS|SYCL) error: .{1,200})", "The GPU's driver or this build failed: {}"),
@@ -5522,8 +5526,11 @@ def parse_line(line: bytes) -> LogLine:
 
 def explanation(lines: Iterable[LogLine], free: dict[str, int], taken: dict[str, dict[str, int]]) -> str | None:
     """Why a process ended: a known cause, with what was `free` and is `taken` of memory, else its last clear error."""
-    lines = [line for line in lines  # for want of pinned memory plain memory is used
-             if not (HARMLESS.search(line.text) or "pinned memory" in line.text)]
+    lines = [*lines]
+    retried = max((at for at, line in enumerate(lines) if RETRIED in line.text), default=-1)
+    lines = [line for before, line in itertools.pairwise([LogLine("", ""), *lines[retried + 1:]])
+             if not (HARMLESS.search(line.text) or DISPENSABLE.search(line.text)
+                     or before.text.endswith("allocate pinned memory."))]
     for pattern, cause in CAUSES:
         for line in lines:
             if found := re.search(pattern, line.text):

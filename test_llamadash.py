@@ -6183,8 +6183,20 @@ FREE = {"CUDA0": 22.0, "CUDA1": 3.0, "Vulkan0": 8.0, "ROCm0": 5.5, "MTL0": 12.0,
     ("ggml_aligned_malloc: insufficient memory (attempted to allocate 131072.00 MB)", "Main memory ran out: 128", ""),
     ("E alloc_tensor_range: failed to allocate CPU_REPACK buffer of size 4294967296", "Main memory ran out: 4.00 ", ""),
     ("llama_context: failed to allocate output buffer of size 1024.00 MiB", "Main memory ran out: 1.00 GiB", ""),
-    ("W ggml_cuda_host_malloc: failed to allocate 512.00 MiB of pinned memory: out of memory\nE error loading model: "
-     "unknown model architecture: 'new'", "does not know the model architecture new", "")])
+    *[(f"{harmless}\nmodel.cpp:5: GGML_ASSERT(n > 0) failed", "The engine stopped itself at model.cpp:5", "")
+      for harmless in (
+        "W ggml_cuda_host_malloc: failed to allocate 512.00 MiB of pinned memory: out of memory",
+        "W warning: failed to mlock 4096-byte buffer (after previously locking 0 bytes): Cannot allocate memory",
+        "W warning: failed to munlock buffer: Cannot allocate memory",
+        "W warning: posix_madvise(.., POSIX_MADV_WILLNEED) failed: Cannot allocate memory",
+        "W warning: munmap failed: Cannot allocate memory",
+        "E srv        alloc: failed to allocate memory for prompt cache state: std::bad_alloc",
+        "E load_backend: failed to load /x/libggml-cuda.so: undefined symbol: cudaMalloc",
+        "ggml_vulkan: Failed to allocate pinned memory.\nggml_vulkan: vk::Device::allocateMemory: ErrorOutOfHostMemory",
+        "E ggml_gallocr_reserve_n_impl: failed to allocate CUDA0 buffer of size 6442450944\n"
+        "W sched_reserve: compute buffer allocation failed, retrying without pipeline parallelism")],
+    ("ggml_cuda_init: failed to initialize CUDA: out of memory\nE load: unknown model architecture: 'new'",
+     "does not know the model architecture new", "")])
 def test_a_load_that_runs_out_of_memory_tells_how_much_was_wanted_where(output: str, told: str, holder: str) -> None:
     """The amount and the device from the engine's own lines, what was free there, and which model has some of it."""
     taken = {"Qwen": {"CUDA0": 2**33, "Main memory": 0}, "Gemma": {"Main memory": 2**33}}
