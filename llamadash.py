@@ -9321,6 +9321,8 @@ DOWNLOAD_BLOCK = 2**20  # bytes written and hashed in one go in a thread
 RETRIES = 8  # attempts in a row that bring nothing, until a download fails
 RETRY_PAUSE = (1.0, 30.0)  # s before the second attempt, doubling up to this
 STALL_LIMIT = 30.0  # s without a byte, after which a connection counts as cut
+WRITE_LIMIT = 60.0  # s for a block to be written, or SYNC_SIZE to be on the disk: a slow one lets us wait
+SYNC_SIZE = 2**26  # bytes that the system may keep back: at the end there is never much left to be put on the disk
 MAX_LISTING = 8 * 2**20  # bytes of a repository's description; the largest have some 5 MB
 LISTING_LIMIT = 60.0  # s for that
 ANSWER_LIMIT = 60.0  # s until a file begins to come
@@ -9377,6 +9379,7 @@ class Download:
     retry_at: int | None = None  # Unix ms of the next attempt, while one is due
     speed: float = 0.0  # bytes/s
     path: str | None = None  # of the model, once it is there
+    former: str | None = None  # the place that version 1.0.0 gave it, until what came there is moved
 
     @property
     def key(self) -> tuple[str, str]:
@@ -9408,7 +9411,13 @@ class Download:
         return target.with_name(f"{target.name}.{part.tag}.part")
 
     def count(self) -> None:
-        """Look how much of each part is on the disk."""
+        """Look how much of each part is on the disk; what version 1.0.0 has fetched is moved first."""
+        for part in self.parts if self.former else ():
+            with contextlib.suppress(OSError):
+                if (begun := Path(f"{self.former}/{part.name.rpartition('/')[2]}.part")).is_file():
+                    self.target(part).parent.mkdir(parents=True, exist_ok=True)
+                    os.rename(begun, self.partial(part))
+        self.former = None
         for part in self.parts:
             part.here = files_size(self.partial(part)) or files_size(self.target(part))
 
@@ -9767,12 +9776,12 @@ def download_place(folder: Path, repo: str) -> Path:
     return folder / "/".join(urllib.parse.quote(word, safe="@ ") for word in repo.split("/", 1))
 
 
-SAVED_DOWNLOAD = {"repo": str, "file": str, "place": str, "status": str, "error": str | None}
+SAVED_DOWNLOAD = {"repo": str, "file": str, "place": str, "status": str, "error": str | None, "former": str | None}
 SAVED_PART = {"name": str, "size": int, "sha256": str | None, "tag": str}
 
 
 def download_restored(row: Any) -> Download | None:
-    """What a run of whatever version saved of a download, on the disk as it is now; None where that is not enough."""
+    """What a run of whatever version saved of a download, not yet counted; None where that is not enough."""
     try:
         parts = [Part(**{"size": 0, **good_values(part, SAVED_PART)}) for part in row["parts"]]
         download = Download(**{**good_values(row, SAVED_DOWNLOAD), "parts": parts})
@@ -9784,15 +9793,8 @@ def download_restored(row: Any) -> Download | None:
         return None
     if old:  # as version 1.0.0 had it: files of one name shared a place, and what came of them
         folder = old.parent if old.name == download.repo.rpartition("/")[2] else old
-        download.place = str(download_place(folder, download.repo))
-        for part in parts:
-            part.tag = secrets.token_hex(3)
-            with contextlib.suppress(OSError):
-                if (begun := old / f"{part.name.rpartition('/')[2]}.part").is_file():
-                    download.target(part).parent.mkdir(parents=True, exist_ok=True)
-                    os.rename(begun, download.partial(part))
+        download.place, download.former = str(download_place(folder, download.repo)), str(old)
     download.status = {**dict.fromkeys(ACTIVE, "queued"), "failed": "failed"}.get(download.status, "paused")
-    download.count()
     return download
 
 
@@ -9812,6 +9814,7 @@ class PartFile:
         self.file = io.FileIO(path, "r" if existing else "a+", opener=plain_file)
         self.file.seek(0)
         self.hash, self.part, part.here = hashlib.sha256(), part, 0
+        self.unsaved = 0  # bytes that the system has not yet put on the disk, or may have not
 
     def adopt(self) -> bool:
         """Hash one more block of what is there already; False at its end."""
@@ -9826,6 +9829,10 @@ class PartFile:
         while rest:
             rest = rest[self.file.write(rest):]
         self.hash.update(block)
+        self.unsaved += len(block)
+        if self.unsaved >= SYNC_SIZE:
+            os.fsync(self.file.fileno())
+            self.unsaved = 0
 
     def restart(self) -> None:
         """Forget everything that came so far."""
@@ -9847,13 +9854,28 @@ class Downloads:
         self.hub = ModelHub(own_ports=dash.own_ports)
         self.items: dict[tuple[str, str], Download] = {}
         self.tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self.probes = Probes()
 
     async def run(self) -> None:
         """Go on with what a former run of llamadash left unfinished."""
-        for row in self.dash.db.get_meta("downloads", []):
-            if download := await in_thread(download_restored, row):
-                self.items.setdefault(download.key, download)
+        folders: dict[Path, list[Download]] = {}
+        for download in filter(None, map(download_restored, self.dash.db.get_meta("downloads", []))):
+            if self.items.setdefault(download.key, download) is download:
+                folders.setdefault(download.folder, []).append(download)
         self.pump()
+        await asyncio.gather(*map(self.count, folders.values()))
+
+    async def count(self, downloads: list[Download]) -> None:
+        """Look how much of each of `downloads`, which share a folder, is on the disk, unless it hangs."""
+        for download in downloads:
+            with contextlib.suppress(Unreachable):
+                await self.use(download, lambda item: item.key in self.tasks or item.count(), download)
+                await self.show(download)
+
+    async def use(self, download: Download, function: Callable[..., Result], *arguments: Any,
+                  limit: float = FOLDER_LIMIT) -> Result:
+        """What `function` returns, alone in the folder of `download`; Unreachable where that hangs."""
+        return await self.probes.call(str(download.folder), functools.partial(function, *arguments), limit)
 
     def pump(self) -> None:
         """Start the next queued download where none runs: two would share one line, and both come later."""
@@ -9878,7 +9900,7 @@ class Downloads:
         if sum(item.status in UNFINISHED_DOWNLOADS for item in self.items.values()) >= MAX_QUEUED:
             raise Conflict(f"{MAX_QUEUED} downloads wait already. Cancel some first.")
         needed = sum(max(item.total - item.done, 0) for item in self.items.values() if item.status in ACTIVE)
-        await in_thread(download_check_space, download, needed)
+        await self.use(download, download_check_space, download, needed)
         await self.resume(download)
         return download
 
@@ -9906,7 +9928,14 @@ class Downloads:
             await asyncio.wait([task], timeout=1)
         self.tasks.pop(download.key, None)
         if status == "cancelled":
-            await in_thread(download.discard)
+            try:
+                await self.use(download, download.discard)
+            except Unreachable as problem:  # what came is still there
+                download.error = str(problem)
+                await self.tell(download, "failed")
+                raise
+            finally:
+                self.pump()
             download.error = None
         if download.status == status:  # nobody resumed it meanwhile
             await self.tell(download, status)
@@ -9953,7 +9982,7 @@ class Downloads:
 
     async def came(self, download: Download) -> None:
         """List the model that came, and note where from: who asked for a revision by its number has the newest."""
-        download.path = path = str(await in_thread(os.path.realpath, download.target(download.parts[0])))
+        download.path = path = str(await self.use(download, os.path.realpath, download.target(download.parts[0])))
         with contextlib.suppress(Conflict):  # a scan was faster
             await self.dash.library.add(path, source="download")
         hub = {"repo": re.sub(r"@[0-9a-f]{40}$", "", download.repo), "file": download.file, "newer": None,
@@ -9963,7 +9992,7 @@ class Downloads:
     async def work(self, download: Download) -> None:
         """Fetch one download to its end, good or bad, and start the next one."""
         try:
-            await Transfer(self.hub, download, self.show).run()
+            await Transfer(self.hub, download, self.show, self.use).run()
             await self.came(download)
             status = "done"
             log.info("downloaded %s from %s", download.file, download.repo)
@@ -9977,7 +10006,8 @@ class Downloads:
             log.exception("download of %s from %s failed", download.file, download.repo)
         finally:
             self.tasks.pop(download.key, None)
-        await in_thread(download.count)
+        with contextlib.suppress(Unreachable):
+            await self.use(download, download.count)
         await self.tell(download, status)
         self.pump()
         self.dash.event("download", reason=f"{download.file} failed: {download.error}" if download.error else
@@ -10017,18 +10047,20 @@ class Downloads:
 class Transfer:
     """Brings all parts of one download here, over as many connections as it takes, and checks them."""
 
-    def __init__(self, hub: ModelHub, download: Download, tell: Callable[[Download], Awaitable[None]]) -> None:
+    def __init__(self, hub: ModelHub, download: Download, tell: Callable[[Download], Awaitable[None]],
+                 use: Callable[..., Awaitable[Any]]) -> None:
         self.hub, self.download, self.tell = hub, download, tell
+        self.use = functools.partial(use, download)  # what touches its folder
         self.told = collections.deque[tuple[float, int]]([], 20)  # when, and how much had come; for the speed
 
     async def run(self) -> None:
         """Bring all parts here, then give them their names at once: half a model is never in the folder."""
-        await in_thread(self.download.count)
+        await self.use(self.download.count)
         await self.report("running")
         async with self.hub.session() as self.session:
             for part in self.download.parts:
                 await self.fetch(part)
-        await in_thread(self.download.finish)
+        await self.use(self.download.finish)
 
     async def report(self, status: str | None = None) -> None:
         """Tell of a new `status`, or else how far the download is: four times a second at most."""
@@ -10046,13 +10078,13 @@ class Transfer:
     async def fetch(self, part: Part) -> None:
         """Fetch the rest of one file, and check it; Conflict where another file has its name already."""
         target, partial = self.download.target(part), self.download.partial(part)
-        existing = bool(await in_thread(files_size, target))
+        existing = bool(await self.use(files_size, target))
         begun = existing or part.here > 0
-        file = await in_thread(PartFile, part, target if existing else partial, existing, self.download.folder)
+        file = await self.use(PartFile, part, target if existing else partial, existing, self.download.folder)
         try:
             if begun:
                 await self.report("verifying")
-                while await in_thread(file.adopt):
+                while await self.use(file.adopt):
                     await self.report()
                 await self.report("running")
             if not existing:
@@ -10064,19 +10096,19 @@ class Transfer:
         except WrongContent:
             if existing:
                 raise Conflict(f"{target} is another file of the same name") from None
-            await in_thread(file.restart)
-            await in_thread(partial.unlink, True)
+            await self.use(file.restart)
+            await self.use(partial.unlink, True)
             raise
         finally:
-            await in_thread(file.close)
+            await self.use(file.close, limit=WRITE_LIMIT)
         if existing:
-            await in_thread(partial.unlink, True)
+            await self.use(partial.unlink, True)
 
     async def complete(self, part: Part, file: PartFile) -> None:
         """Bring all bytes here, over a new connection whenever one is cut; HubUnavailable after RETRIES in vain."""
         failures, download = 0, self.download
         if part.here > part.size:
-            await in_thread(file.restart)
+            await self.use(file.restart)
         while part.here < part.size:
             before = part.here
             try:
@@ -10099,16 +10131,16 @@ class Transfer:
     async def transfer(self, part: Part, file: PartFile) -> None:
         """Bring what one connection gives."""
         if not part.sha256:  # nothing would tell whether it has changed at the hub since the last connection
-            await in_thread(file.restart)
+            await self.use(file.restart)
         headers = {"Range": f"bytes={part.here}-"} if part.here else {}
         repo, _, revision = self.download.repo.partition("@")
         place = part.address or \
             f"{repo}/resolve/{urllib.parse.quote(revision or 'main', safe='')}/{urllib.parse.quote(part.name)}"
-        await in_thread(download_check_space, self.download, 0)
+        await self.use(download_check_space, self.download, 0)
         async with self.hub.get(self.session, place, part.name, headers) as (response, announced):
             if announced.sha256 not in (None, part.sha256) or announced.size not in (0, part.size):
                 part.size, part.sha256 = announced.size or part.size, announced.sha256
-                await in_thread(file.restart)
+                await self.use(file.restart)
                 if response.status == 206:
                     raise HubUnavailable("the file has changed at the hub")  # and this is the end of the new one
             if response.status == 206:
@@ -10118,7 +10150,7 @@ class Transfer:
                 problem = f"{part.name} has {response.content_length} bytes instead of the {part.size} announced"
                 raise HubUnavailable(problem) if part.here else WrongContent(problem)  # what came before may be good
             elif part.here:  # it gives all or nothing
-                await in_thread(file.restart)
+                await self.use(file.restart)
             await self.receive(response, part, file)
         if part.here < part.size:
             raise HubUnavailable("the connection was cut")
@@ -10134,10 +10166,10 @@ class Transfer:
                     raise WrongContent(f"{part.name} is longer than announced")
                 if len(block) >= DOWNLOAD_BLOCK:
                     full, block = bytes(block), bytearray()
-                    await in_thread(file.write, full)
+                    await self.use(file.write, full, limit=WRITE_LIMIT)
                 await self.report()
         finally:
-            await in_thread(file.write, bytes(block))
+            await self.use(file.write, bytes(block), limit=WRITE_LIMIT)
 
 
 def download_check_space(download: Download, others: int) -> None:
@@ -10466,7 +10498,7 @@ class Installer:
         """Download, unpack and try one build; EngineFailed where it does not start, or sees none of the GPUs."""
         archives, fresh = self.folder / ".downloads", self.folder / f".{id}"
         download = Download(ENGINE_REPO, id, str(download_place(archives, ENGINE_REPO)), parts)
-        await Transfer(self.hub, download, self.tell).run()
+        await Transfer(self.hub, download, self.tell, self.dash.downloads.use).run()
         await self.say(id, "installing", f"Unpacking {id}", download.total, download.total)
         try:
             await in_thread(shutil.rmtree, fresh, True)

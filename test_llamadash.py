@@ -11070,6 +11070,86 @@ async def test_downloads_of_version_1_0_0(hub_folder: Path) -> None:
         assert len(hub.file_requests) == 2
 
 
+@contextlib.contextmanager
+def hanging_folder(folder: Path, *names: str) -> Iterator[threading.Event]:
+    """Let these of the things that downloads do hang in `folder`, until the event is set or the block ends."""
+    answers = threading.Event()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(llamadash, "FOLDER_LIMIT", 0.5)
+        patch.setattr(llamadash, "WRITE_LIMIT", 0.5)
+        for name in names:
+            owner = llamadash.PartFile if hasattr(llamadash.PartFile, name) else llamadash.Download
+            function = getattr(owner, name)
+
+            def call(function: Callable[..., Any], item: Any, *arguments: Any) -> Any:
+                if str(folder) in str(getattr(item, "place", "") or item.file.name):
+                    answers.wait(60)
+                return function(item, *arguments)
+            patch.setattr(owner, name, functools.partialmethod(functools.partial(call, function)))
+        try:
+            yield answers
+        finally:
+            answers.set()
+
+
+@run_async
+async def test_a_folder_that_hangs_hides_no_download(hub_folder: Path) -> None:
+    """At the start all that was unfinished is listed at once, stays so, and what lies elsewhere goes on."""
+    async with playing(hub_folder) as (hub, dash):
+        row = {"file": GGUF_FILE, "error": None, "parts": [
+            {"name": GGUF_FILE, "size": len(CONTENT), "sha256": hub.sha(GGUF_FILE), "tag": "abc"}]}
+        dash.db.set_meta("downloads", [
+            {**row, "repo": repo, "place": str(folder / repo), "status": status} for repo, folder, status in (
+                ("user/a", hub_folder / "other", "paused"), ("other/repo", dash.target, "queued"),
+                ("user/c", dash.target, "paused"))])
+        (dash.target / "user/c").mkdir(parents=True)
+        (dash.target / f"user/c/{GGUF_FILE}.abc.part").write_bytes(CONTENT[:1000])
+        with hanging_folder(hub_folder / "other", "count", "discard") as answers:
+            running = asyncio.ensure_future(dash.downloads.run())
+            await eventually(lambda: len(dash.downloads.items) == 3)
+            await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
+            assert {"user/a", "user/c"} <= {item["repo"] for item in dash.db.get_meta("downloads")}
+            await dash.until("done")
+            items = dash.downloads.items
+            assert items["other/repo", GGUF_FILE].status == "done"
+            await eventually(lambda: items["user/c", GGUF_FILE].done == 1000)
+            with pytest.raises(llamadash.Unreachable, match="other does not answer"):
+                await dash.request("models:download:cancel", repo="user/a", file=GGUF_FILE)
+            assert items["user/a", GGUF_FILE].status == "failed"
+            answers.set()
+            await running
+            await eventually(lambda: not dash.downloads.probes.hung)
+        await dash.request("models:download:cancel", repo="user/a", file=GGUF_FILE)
+        assert items["user/a", GGUF_FILE].status == "cancelled"
+
+
+@pytest.mark.parametrize("at", ["count", "write", "finish"])
+@run_async
+async def test_a_folder_that_hangs_holds_up_no_other_download(hub_folder: Path, at: str) -> None:
+    """A download into it fails and says why, at whatever step; the others go on, and later it does."""
+    async with playing(hub_folder) as (hub, dash):
+        hub.files["b.gguf"] = CONTENT
+        hub.flowing.clear()
+        await dash.request("models:download", repo="user/repo", file=GGUF_FILE, folder=str(hub_folder / "other"))
+        await dash.begun()
+        await dash.request("models:download:pause", repo="user/repo", file=GGUF_FILE)
+        with hanging_folder(hub_folder / "other", at):
+            await dash.request("models:download:resume", repo="user/repo", file=GGUF_FILE)
+            await dash.request("models:download", repo="user/repo", file="b.gguf")
+            hub.flowing.set()
+            assert "other does not answer" in (await dash.until("failed"))["error"]
+            await dash.until("done", "b.gguf")
+            if at == "count":
+                with pytest.raises(llamadash.Unreachable):
+                    hub.files["c.gguf"] = CONTENT
+                    await dash.request("models:download", repo="user/repo", file="c.gguf",
+                                       folder=str(hub_folder / "other"))
+        await eventually(lambda: not dash.downloads.probes.hung)
+        await dash.request("models:download:resume", repo="user/repo", file=GGUF_FILE)
+        await dash.until("done")
+        assert (hub_folder / "other/user/repo" / GGUF_FILE).read_bytes() == CONTENT
+
+
 @pytest.mark.parametrize("planted", ["part", "target", "folder", "hard link", "pipe"])
 @run_async
 async def test_a_planted_link_leads_nowhere(hub_folder: Path, planted: str) -> None:
@@ -11398,7 +11478,7 @@ def test_speed_of_a_download(monkeypatch: pytest.MonkeyPatch) -> None:
         told.append(download.as_json())
 
     async def play() -> None:
-        moment, transfer = [0.0], llamadash.Transfer(llamadash.ModelHub(), download, tell)
+        moment, transfer = [0.0], llamadash.Transfer(llamadash.ModelHub(), download, tell, print)
         monkeypatch.setattr(llamadash.time, "monotonic", lambda: moment[0])
         await transfer.report("running")
         for speed, seconds in ((100, 30), (200, 30)):
