@@ -147,7 +147,8 @@ def bootstrap(script: Path) -> None:
     installed = complete.read_text().split("\n") if complete.is_file() else []
     if tries or not VENV_PYTHON.exists() or not set(requirements) <= set(installed):
         print(f"llamadash: installing {', '.join(missing)} into {VENV} (once)", file=sys.stderr)
-        has_engine = os.environ.get("LLAMADASH_LLAMA_SERVER") or shutil.which("llama-server")
+        has_engine = (os.environ.get("LLAMADASH_LLAMA_SERVER") or shutil.which("llama-server") or shutil.which("llama")
+                      or any(word.startswith("--llama-server") for word in sys.argv))
         has_nvidia = os.path.exists("/proc/driver/nvidia") or shutil.which("nvidia-smi")
         make_venv([*requirements, *(item for item in installed if item and item not in requirements)],
                   [*([] if has_engine else [EMBEDDED_REQUIREMENT]), *(["nvidia-ml-py"] if has_nvidia else [])])
