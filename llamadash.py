@@ -5055,6 +5055,7 @@ def preset_changes(models: list[Json], text: str, folders: list[Path],
 
 # -- Builds ---------------------------------------------------------------------------------------
 
+ENGINE_PAUSE = 2.0  # s between two looks for a program, while there is none
 PROBE_TIMEOUT = 15.0  # s for each question to a program; the first start after a boot reads 50 MB of libraries
 EXECUTABLE = ".exe" if os.name == "nt" else ""
 PROTOCOL = b"cmd_child_to_router"  # in every llama-server since January 2026, or in a library of it
@@ -5118,19 +5119,20 @@ class Builds:
         self.refreshing = asyncio.Lock()
         self.rehearsals: dict[str, Json] = {}  # what came of trying each build, or comes of it
 
-    async def refresh(self) -> None:
-        """Look for programs again, and ask those that are new or have changed."""
+    async def refresh(self, *, again: bool = True) -> None:
+        """Look for programs again, and ask those that are new or have changed; `again` those of no use so far, too."""
         async with self.refreshing:
             try:
                 found = await self.patience.call("a folder of programs", functools.partial(find_builds, self.config),
                                                  PROBE_TIMEOUT)
             except Unreachable:
                 return  # what is known of them holds
-            self.builds = {build.id: build for build in await asyncio.gather(*map(self.probed, found))}
+            self.builds = {build.id: build for build in await asyncio.gather(
+                *(self.probed(build, again) for build in found))}
             self.rehearsals = {id: item for id, item in self.rehearsals.items()  # of programs that are as they were
                                if id in self.builds and self.builds[id].version == item.get("version")}
 
-    async def probed(self, build: Build) -> Build:
+    async def probed(self, build: Build, again: bool) -> Build:
         """`build` with what its program says about itself, which is asked once."""
         if build.problem:
             return build
@@ -5139,7 +5141,7 @@ class Builds:
         except (OSError, Unreachable) as problem:
             return dataclasses.replace(build, problem=f"{build.path} cannot be read: {problem}")
         key = (build.path, status.st_mtime_ns, status.st_size)
-        if key not in self.probes or self.probes[key].problem:  # which may be over: a slow disk, a library
+        if key not in self.probes or (again and self.probes[key].problem):  # it may be over: a slow disk, a library
             self.probes[key] = await probe(build, self.config.data_dir)
         return dataclasses.replace(self.probes[key], id=build.id)
 
@@ -5369,6 +5371,19 @@ async def engines_use(dash: Dash, *, id: Annotated[str, Length(1, 96)]) -> Json:
     await apply_config(dash, None, {"build": id})
     dash.gateway.warn("build", None)
     return await announce_build(dash, id)
+
+
+async def wait_for_engine(dash: Dash) -> None:
+    """Look for programs again for as long as there is none of use: its disk may be mounted late."""
+    for turn in itertools.count(1):
+        await asyncio.sleep(ENGINE_PAUSE)
+        build = dash.builds.default(dash.engine_config)
+        if build is None or build.problem:
+            await dash.builds.refresh(again=turn % 30 == 0)
+            build = dash.builds.default(dash.engine_config)
+            if build and not build.problem:
+                log.info("the engine %s is there", build.path)
+                await announce_build(dash, build.id)
 
 
 async def announce_build(dash: Dash, id: str) -> Json:
@@ -11961,6 +11976,8 @@ def service_unit(config: Config) -> str:
     writable = [config.data_dir, *(folder for folder in folders if os.path.isdir(folder)
                                    and folder not in (config.data_dir, config.data_dir / "models"))]
     command = [os.path.abspath(sys.executable), str(SCRIPT), *service_options(config)]
+    needed = [Path(path) for path in (*command[:2], config.llama_server, config.tls_cert, config.tls_key)
+              if path and os.path.isabs(path)]
     hidden = any(str(path).startswith(("/tmp", "/var/tmp"))  # noqa: S108  (what PrivateTmp would hide)
                  for path in (*writable, HERE, Path(sys.executable)))
     low_port = "CAP_NET_BIND_SERVICE" if 0 < config.port < 1024 else ""
@@ -11972,7 +11989,7 @@ def service_unit(config: Config) -> str:
         command=" ".join(map(unit_word, command)), capabilities=capabilities, ambient=low_port,
         writable=" ".join(unit_word(f"-{path}", variables=False) for path in writable),
         cache=unit_word(f"CUDA_CACHE_PATH={config.data_dir / 'cuda-cache'}", variables=False),
-        mounts="".join(f" {unit}" for unit in mount_units([config.data_dir, *folders])),
+        mounts="".join(f" {unit}" for unit in mount_units([config.data_dir, *folders, *needed])),
         private_tmp="no" if hidden else "yes", stop=STOP_SECONDS,
         lasting=f"{EXIT_USAGE} {EXIT_RUNNING} {EXIT_DATABASE}")
 
@@ -12370,7 +12387,7 @@ class Dash:
                 "engine events": self.pool.publish, "schedules": functools.partial(keep_schedules, self),
                 "upstreams": self.upstreams.run, "downloads": self.downloads.run,
                 "housekeeping": functools.partial(keep_house, self), "files": functools.partial(keep_files, self),
-                "watchdog": functools.partial(watchdog, self),
+                "engines": functools.partial(wait_for_engine, self), "watchdog": functools.partial(watchdog, self),
                 **{f"alerts to {target.name}": target.run for target in self.alerts.targets}}
 
     async def open_api(self) -> None:

@@ -5777,6 +5777,25 @@ def test_the_same_program_is_one_build_and_asked_once(tmp_path: Path, monkeypatc
 
 
 @run_async
+async def test_an_engine_that_comes_late_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its disk was mounted after the start: everybody is told, and one that is of no use is not asked all the time."""
+    monkeypatch.setattr(llamadash, "ENGINE_PAUSE", 0.01)
+    program = tmp_path / "mount" / "llama-server"
+    dash = StubDash(tmp_path, program=str(program))
+    await dash.builds.refresh()
+    looking = asyncio.create_task(llamadash.wait_for_engine(dash))
+    await asyncio.to_thread(fake_build, tmp_path / "elsewhere", body=f"echo $* >> {tmp_path}/asked")
+    program.parent.mkdir()
+    os.replace(tmp_path / "elsewhere", program)
+    await eventually(lambda: dash.broadcasts("engines:update"))
+    assert dash.builds.get("given").problem is None
+    asked = (tmp_path / "asked").read_text().split()
+    assert asked == ["--version", "--help", "--list-devices"]
+    looking.cancel()
+    dash.db.close()
+
+
+@run_async
 async def test_the_build_of_a_model(tmp_path: Path) -> None:
     """It is the model's own one, or that of all that choose none; why it can be none is said."""
     dash = StubDash(tmp_path, program="/no/such/llama-server")
@@ -13498,6 +13517,10 @@ def test_the_unit_waits_for_the_mounts_of_the_folders(monkeypatch: pytest.Monkey
     unit = llamadash.service_unit(llamadash.Config(data_dir=Path("/home/me/data"), models_dirs=()))
     assert [line for line in unit.splitlines() if "network" in line] == [
         "After=network-online.target home.mount", "Wants=network-online.target home.mount"]
+    unit = llamadash.service_unit(llamadash.Config(
+        data_dir=Path("/home/me/data"), models_dirs=(), llama_server="/mnt/other/llama-server",
+        tls_cert=Path("/mnt/my nas/cert.pem"), tls_key=Path("/mnt/my nas/key.pem")))
+    assert r"After=network-online.target home.mount mnt-my\x20nas.mount mnt-other.mount" in unit
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd here")
