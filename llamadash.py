@@ -6719,11 +6719,11 @@ class Pool:
             self.do(self.residency.unload(key, reason, time.monotonic()))
 
     def free(self, reason: str = "memory freed by hand") -> list[str]:
-        """Take every model out of memory, each when it has answered; their names."""
-        units = [unit for unit in self.residency.units.values() if unit.resident]
-        for unit in units:
+        """Take every model out of memory, each when it has answered, and keep away who would come next; their names."""
+        units = [unit for unit in self.residency.units.values() if unit.resident or unit.upcoming()]
+        for unit in sorted(units, key=lambda unit: unit.resident):  # who would take the memory that is given back: first
             self.do(self.residency.unload(unit.id, reason, time.monotonic()))
-        return [unit.name for unit in units]
+        return [unit.name for unit in units if unit.resident]
 
     def ready_build(self, entry: str) -> Build:
         """The build that runs an entry; EngineUnavailable where there is none that can."""

@@ -8365,6 +8365,30 @@ async def test_a_preferred_model_returns_and_the_timeline_says_why(
 
 
 @run_async
+async def test_memory_that_was_freed_stays_free(dash: StubDash, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that was pushed out, one that made way, and one that a request waits for: none takes what is freed."""
+    now, residency, asked = time.monotonic(), dash.pool.residency, asyncio.get_running_loop().create_future()
+    monkeypatch.setattr(dash.pool, "live", lambda _unit: asyncio.sleep(0))
+    monkeypatch.setattr(llamadash, "RETURN_AFTER", 0)
+    residency.rooms = {"GPU0": 8}
+    for name in ("b", "preferred", "yielded", "asked", "away"):
+        unit = llamadash.Unit(name, name, plans=[[llamadash.Plan({"GPU0": 6})]])
+        dash.pool.do(residency.define(unit, now))
+    residency.units["b"].status, residency.units["b"].held = "loaded", {"GPU0": 6}
+    residency.units["b"].loaded_at, residency.units["b"].used_at = now - 5, now
+    residency.units["preferred"].preferred = True
+    residency.units["preferred"].pushed_out_by = residency.units["b"]
+    residency.units["yielded"].gave_way = now - 999
+    ticket = llamadash.Ticket(1, "asked", "asked", "somebody", now, asked)
+    residency.units["asked"].waiting[1] = ticket
+    assert dash.pool.free() == ["b"]
+    dash.pool.do(residency.exited("b", None, now))
+    dash.pool.do(residency.settle(now + 999))
+    assert {unit.status for unit in residency.units.values()} == {"unloaded"}
+    assert not residency.wanted() and "memory freed by hand" in str(asked.exception())
+
+
+@run_async
 async def test_the_timeline_tells_what_people_did(start: Callable[..., Server], fake: FakeEngine) -> None:
     """Configuration, keys, password, backups, start and stop are in it, and a load has its seconds and its past."""
     server = start(program=fake.program)
