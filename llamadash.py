@@ -6721,7 +6721,7 @@ class Pool:
     def free(self, reason: str = "memory freed by hand") -> list[str]:
         """Take every model out of memory, each when it has answered, and keep away who would come next; their names."""
         units = [unit for unit in self.residency.units.values() if unit.resident or unit.upcoming()]
-        for unit in sorted(units, key=lambda unit: unit.resident):  # who would take the memory that is given back: first
+        for unit in sorted(units, key=lambda unit: unit.resident):  # who would take their memory: first
             self.do(self.residency.unload(unit.id, reason, time.monotonic()))
         return [unit.name for unit in units if unit.resident]
 
@@ -10769,7 +10769,10 @@ class AlertTarget:
                 if self.kind == "e-mail" else self.post(title, text, alerts[:ALERT_LINES]), ALERT_TIME)
             self.error = None
         except (DashError, aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError) as problem:  # and smtplib's
-            self.error = clean_text(str(problem))[:300] or f"no answer within {ALERT_TIME:.0f} s"
+            told = str(problem.message if isinstance(problem, aiohttp.ClientResponseError) else problem)
+            for secret in filter(None, (self.url.query, self.url.path.strip("/"), self.secret)):
+                told = told.replace(secret, "…")  # whoever has a topic or a webhook's path may send there
+            self.error = clean_text(told)[:300] or f"no answer within {ALERT_TIME:.0f} s"
             log.warning("%d alerts were not sent to %s: %s", len(alerts), self.name, self.error)
         return self.error is None
 

@@ -11946,6 +11946,21 @@ async def test_an_e_mail_goes_through_smtp_and_a_server_that_hangs_is_left(monke
     server.close()
 
 
+@run_async
+async def test_what_went_wrong_with_an_alert_names_no_secret(caplog: pytest.LogCaptureFixture) -> None:
+    """A webhook that answers no HTTP, and an address that is none: neither path nor query is told or logged."""
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"no HTTP at all\r\n\r\n")
+        writer.close()
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        place = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        for address in (f"{place}/CANARY?token=CANARY", "http://127.0.0.1:99999/CANARY"):
+            target = llamadash.AlertTarget("hook", address, "CANARY")
+            assert not await target.send([{"message": "a crashed"}])
+            assert target.error and "CANARY" not in target.error and "url=" not in target.error
+    assert "not sent to hook" in caplog.text and "CANARY" not in caplog.text
+
+
 def test_places_for_alerts_come_from_options_and_a_file_of_the_owner_alone(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """alerts.ini is for its owner's eyes, its secrets beat nothing but the environment, and what is wrong is named."""
