@@ -11292,8 +11292,8 @@ class Hub:
             kind, part = b"error", encoded(result.as_json())
         else:
             kind, part = b"data", result if isinstance(result, bytes) else encoded(result)
-        envelope = encoded({"type": "response", "event": event, "success": kind == b"data", "requestId": id,
-                            "timestamp": now_ms()})
+        envelope = encoded({"type": "response", "event": event, "success": kind == b"data",
+                            "requestId": secrets.token_hex(8) if id is None else id, "timestamp": now_ms()})
         body = b'%b,"%b":%b}' % (envelope[:-1], kind, part)
         client.write(text_frame(b"42[%b,%b]" % (encoded(f"{event}:result"), body)))
         if ack:
@@ -11331,7 +11331,7 @@ def request_data(request: Any) -> Json:
         raise InvalidRequest("A request is an object {requestId, data, timestamp}.", field="data")
     for name in request.keys() - {"requestId", "data", "timestamp"}:
         raise InvalidRequest(f"unknown field: {name[:64]}", field=name[:64])
-    if "requestId" in request and request_id(request) is None:
+    if request.get("requestId") is not None and request_id(request) is None:
         raise InvalidRequest("requestId must be a text of at most 128 characters", field="requestId")
     if type(request.get("timestamp", 0)) not in (int, float):
         raise InvalidRequest("timestamp must be a number", field="timestamp")

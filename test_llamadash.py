@@ -12059,6 +12059,20 @@ async def test_every_request_has_exactly_one_answer(start: Callable[..., Server]
     await client.close()
 
 
+@run_async
+async def test_a_request_without_an_id_is_given_one(start: Callable[..., Server]) -> None:
+    """An answer has an id of its own where the client gave none, or none that can be repeated."""
+    client, ids = await Dashboard().connect(start()), []
+    for request in ({"data": {}}, {"data": {}, "requestId": None}, None, {"requestId": {}}, "no envelope"):
+        answer = await client.sio.call("models:list", request, timeout=DEADLINE)
+        assert answer["success"] == (request is None or (bool(request) and "data" in request)), answer
+        ids.append(answer["requestId"])
+    assert all(id and isinstance(id, str) for id in ids) and len(set(ids)) == len(ids), ids
+    answer = await client.sio.call("models:list", {"requestId": 0}, timeout=DEADLINE)
+    assert answer["requestId"] == 0
+    await client.close()
+
+
 BAD_REQUESTS: list[tuple[str, Any, str, str | None]] = [
     ("no:such", {"data": {}}, "UNKNOWN_EVENT", None),
     ("connect", {"data": {}}, "UNKNOWN_EVENT", None),
