@@ -6354,7 +6354,7 @@ class Residency:
         """End the wait of those who have waited for as long as anybody may; a load that is under way ends by itself."""
         if unit.status == "loading":
             return
-        reason = f"not loaded within {self.max_wait:.0f} s: it waited {unit.waiting_reason()}"
+        reason = f"not loaded within {self.max_wait:.0f} s: it waited {unit.waiting_reason() or 'in line'}"
         overdue = [ticket for ticket in unit.waiting.values() if now - ticket.since >= self.max_wait]
         self.refuse(overdue, "waited", f"{unit.name} was {reason}")
         if unit.wish and not unit.pinned and not unit.waiting and now - unit.wish[0] >= self.max_wait:
@@ -6690,7 +6690,8 @@ class Pool:
         plans = () if known else await self.memory.plans(call.model)
         unit = self.entries.unit(call.model)  # it may have become another one meanwhile
         future = asyncio.get_running_loop().create_future()
-        ticket = Ticket(call.id, unit.id, call.model, call.client, call.since, future)
+        since = call.since if call.admitted_at is None else time.monotonic()  # asked once more, it waits anew
+        ticket = Ticket(call.id, unit.id, call.model, call.client, since, future)
         self.do(self.residency.request(ticket, plans, time.monotonic()))
         if not future.done() and unit.waiting_reason():
             call.waits_for(unit.waiting_reason())

@@ -6488,6 +6488,7 @@ class World:
     def do_refused(self, action: llamadash.Action, ticket: llamadash.Ticket) -> None:
         assert self.state[ticket.id] == "waiting"
         assert action.details["code"] in ("crowded", "waited", "failed", "unloaded")
+        assert not action.reason.endswith(" "), "refused without a reason"
         self.state[ticket.id] = "refused"
         self.refusals.append(action)
 
@@ -6525,14 +6526,15 @@ class World:
             assert self.residency.units[name] in self.residency.wanted()
             self.do(self.residency.load(name, "pinned", self.plans[name], self.now))
 
-    def ask(self, name: str, id: int = 0) -> int:
+    def ask(self, name: str, id: int = 0, *, since: float | None = None) -> int:
         """A client asks a model; the number of its request. With `id` it asks once more."""
         self.numbers += not id
         if id:
             self.state[id] = "done"
             self.do(self.residency.finished(id, self.now))
         id = id or self.numbers
-        self.state[id], self.tickets[id] = "waiting", llamadash.Ticket(id, name, name, f"client {id}", self.now)
+        self.state[id], self.tickets[id] = "waiting", llamadash.Ticket(id, name, name, f"client {id}",
+                                                                             self.now if since is None else since)
         self.do(self.residency.request(self.tickets[id], self.plans[name], self.now))
         return id
 
@@ -6801,6 +6803,14 @@ def test_residency_in_all_sequences_of_six_events() -> None:
             world.drain()
             count += 1
     assert count > 5000
+
+
+def test_who_has_waited_too_long_before_anything_was_done_for_him_is_told_so() -> None:
+    """A refusal has a reason also where the request is overdue as it is told."""
+    world = World({"A": 6}, 8)
+    id = world.ask("A", since=world.now - 61)
+    assert world.state[id] == "refused"
+    assert world.refusals[-1].reason == "A was not loaded within 60 s: it waited in line"
 
 
 def test_a_request_that_arrives_while_its_model_leaves_waits_and_is_served() -> None:
@@ -9232,9 +9242,11 @@ async def test_a_process_that_hangs(impatient: Callable[..., Server], fake: Fake
     """It is found out and killed, and who had no answer yet is asked once more."""
     async with api_of(impatient(fake, HEALTH_INTERVAL=0.2, HEALTH_TIMEOUT=0.3, HUNG_AFTER=1.5), "one") as api:
         await api.post()
+        config = (await api.board.request("config:get"))["config"]
+        await api.board.request("config:update", revision=config["revision"], changes={"max_wait": 1})
         pid = fake.seen()[-1]["pid"]
         os.kill(pid, signal.SIGSTOP)
-        status, answer = await asyncio.wait_for(api.post(), 30)
+        status, answer = await asyncio.wait_for(api.post(), 30)  # it asks anew, though it came more than 1 s ago
         assert status == 200 and fake.seen()[-1]["pid"] != pid, answer
         events = (await api.board.request("timeline:list", from_=0, to=llamadash.now_ms()))["events"]
         assert any(event["kind"] == "crashed" and "hung" in event["reason"] for event in events)
