@@ -9173,7 +9173,7 @@ async def run_benchmark(dash: Dash, id: str, prompt_tokens: int, generate_tokens
            "power": max(power[1:]) or None}
     for name, speeds in zip(("prompt", "generated"), zip(*runs[1:], strict=True), strict=True):  # the first warms up
         row |= {f"{name}_per_second": finite_rate(statistics.median(speeds)),
-                f"{name}_deviation": round(statistics.stdev(speeds), 2) if len(speeds) > 1 else 0.0}
+                f"{name}_deviation": round(statistics.stdev(speeds), 2) if len(speeds) > 1 else None}
     benchmark: Json = dash.db.add_benchmark(row)
     await tell_benchmark(dash, id, repetitions, repetitions, benchmark=benchmark)
     return benchmark

@@ -10363,7 +10363,7 @@ async def test_a_benchmark_keeps_how_it_was_made(tmp_path: Path, monkeypatch: py
         assert result["parameters"] == dash.model("a")["parameters"]
         assert result["power"] is None  # of a GPU that does not answer
         assert "2 requests at once" in str(await dash.refused("models:benchmark", **asked, concurrency=3))
-        speeds = iter([9999, 10, 10, 900, 900, 12, 12])
+        speeds = iter([9999, 10, 10, 900, 900, 12, 12, 9999, 10])
 
         async def timings(*_: Any) -> Json:
             return {"prompt_n": 5, "prompt_ms": 5000 / (speed := next(speeds)), "predicted_n": 7,
@@ -10372,6 +10372,8 @@ async def test_a_benchmark_keeps_how_it_was_made(tmp_path: Path, monkeypatch: py
         result = (await dash.request("models:benchmark", **asked, concurrency=2))["benchmark"]
         assert (result["prompt_per_second"], result["generated_per_second"]) == (24, 24)
         assert result["prompt_deviation"] == pytest.approx(1026.5, abs=0.1)
+        once = (await dash.request("models:benchmark", **asked | {"repetitions": 1}))["benchmark"]
+        assert (once["prompt_deviation"], once["generated_deviation"]) == (None, None)  # one tells of none
 
 
 @run_async
