@@ -5424,7 +5424,7 @@ USED_DEVICE = re.compile(r"using device (\S{1,64}) \(.{0,200}\) \((?:([0-9a-f:]{
 WANTED = re.compile(r"(?i)alloc(?:ate|ating|ation)(?: (?P<device>(?-i:[A-Z])\S{1,99}) buffer|(?: [a-z]+)? buffer)?"
                     r"(?:(?:,? (?:of )?size)?(?: of| =)? +(?P<size>\d{1,18}(?:\.\d\d)?)(?P<unit> Mi?B)?)?"
                     r"(?: on device (?P<index>\d{1,3}))?|current device: (?P<current>\d{1,3}), in function alloc")
-SLOT_LINE = re.compile(r"selected slot by (?:LRU, t_last = (-?\d{1,19})|"
+SLOT_LINE = re.compile(r"(?:id +(\d{1,4}) \| task +-?\d{1,10} \| )?selected slot by (?:LRU, t_last = (-?\d{1,19})|"
                        r"LCP similarity, (?:f_)?sim_best = (\d\.\d{3}) .{1,40}f_keep = (\d{1,6}\.\d{3}))")
 SPEED_LINE = re.compile(r"n_(?:gen|decoded) = +\d{1,9}, tg = +[\d.]{1,20} t/s, tg_3s = +(\d{1,9}(?:\.\d{1,9})?) t/s")
 CHILD_EXIT = b"cmd_router_to_child:exit\n"
@@ -7114,6 +7114,7 @@ class Call:
     waited: float | None = None  # ms
     loading: float | None = None
     energy: float | None = None  # J
+    slot: int | None = None  # by the engine's log; an answer tells seldom
     waits: list[tuple[str, float]] = field(default_factory=list)  # why it waits, and since when
     others: float = 0.0  # s of requests that its process had had when it came
     # what else its time went by: `after` (why its model had left memory, where that had to be loaded), `beside` (how
@@ -7174,7 +7175,7 @@ class Call:
                  for (reason, since), until in zip(self.waits, moments, strict=False)]
         return {**{name: getattr(self, name) for name in REQUEST_COLUMNS if hasattr(self, name)}, **self.numbers(),
                 "waited": self.waited if self.admitted_at else duration, "duration": duration,
-                "first_token": first if self.stream else None, "slot": int(slot[1]) if slot else None,
+                "first_token": first if self.stream else None, "slot": int(slot[1]) if slot else self.slot,
                 "details": {**({"waits": waits} if waits else {}), **self.anatomy} or None}
 
     def numbers(self) -> Json:
@@ -7297,7 +7298,10 @@ class Requests:
         self.taken[unit] += own
         until = call.first_at or call.ended_at or math.inf
         slots = [found for at, found in instance.output.slots if admitted_at - 0.01 <= at <= until] if instance else []
-        if miss := cache_miss(call.numbers(), slots):
+        numbers = call.numbers()
+        if len(slots) == 1 and slots[0][1] and numbers["prompt_tokens"]:  # else it may be another's
+            call.slot = int(slots[0][1])
+        if miss := cache_miss(numbers, slots):
             call.anatomy["cache"] = miss
 
     def unserved_for(self) -> float:
@@ -7385,7 +7389,7 @@ def cache_miss(row: Json, chosen: list[re.Match[str]]) -> Json | None:
     prompt, cached = row["prompt_tokens"], row["cached_tokens"] or 0
     if not prompt or len(chosen) != 1 or cached >= prompt - 1:
         return None
-    last_used, shared, kept = chosen[0].groups()
+    _, last_used, shared, kept = chosen[0].groups()
     if last_used is not None:
         return None if cached else {"kind": "new" if last_used == "-1" else "taken"}
     common = round(float(shared) * prompt)

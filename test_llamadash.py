@@ -9011,6 +9011,25 @@ def test_why_a_prompt_was_not_cached(lines: list[str], prompt: int | None, cache
     assert llamadash.cache_miss({"prompt_tokens": prompt, "cached_tokens": cached}, found) == miss  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("ids", "prompt", "slot"), [
+    ([3], 5, 3), ([3, 4], 5, None), ([], 5, None), ([3], None, None)])
+def test_the_slot_of_a_request(ids: list[int], prompt: int | None, slot: int | None) -> None:
+    """It is the one that the engine chose meanwhile; unknown where it chose several, or the request needs none."""
+    call = llamadash.Call(1, "a", "client", "/v1/chat/completions", admitted_at=(now := time.monotonic()))
+    journal = types.SimpleNamespace(add=lambda *_: None)
+    output = llamadash.EngineOutput("a", journal, lambda: None)  # type: ignore[arg-type]
+    for id in ids:
+        output.take_log(llamadash.parse_line(
+            b"slot get_availabl: id  %d | task -1 | selected slot by LRU, t_last = -1" % id))
+    call.feed(json.dumps({"usage": {"prompt_tokens": prompt}}).replace(" ", "").encode())
+    call.end("ok")
+    pool = types.SimpleNamespace(instances={"a": types.SimpleNamespace(output=output)})
+    requests = types.SimpleNamespace(dash=types.SimpleNamespace(pool=pool), occupied=lambda _: 0.0,
+                                     taken=collections.Counter())
+    llamadash.Requests.took_part(requests, call, "a", now)  # type: ignore[arg-type]
+    assert call.row()["slot"] == slot
+
+
 @run_async
 async def test_a_request_keeps_what_it_waited_for(start: Callable[..., Server], fake: FakeEngine) -> None:
     """Who was in the way and for how long, why its model had to be loaded again, and beside how many it ran."""
