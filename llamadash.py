@@ -12196,7 +12196,7 @@ class Dash:
     def __init__(self, config: Config, lock: FolderLock | None = None) -> None:
         self.config, self.lock = config, lock
         self.tasks: set[asyncio.Task[Any]] = set()
-        self.log_limiter = LogLimiter()
+        self.log_limiter, self.probes = LogLimiter(), Probes()
         self.long_work = asyncio.Lock()  # for what takes many turns of the loop: one at a time
         self.unsaved_events: list[Json] = []  # of the timeline, not saved yet
         self.lag = 0.0  # seconds by which the loop was late at worst, of late; halved in about 17 s
@@ -12406,10 +12406,11 @@ class Dash:
                 return
             await asyncio.sleep(ADDRESS_PAUSE)
 
-    async def chore(self, name: str, work: Callable[..., Result], *arguments: Any) -> Result | None:
-        """Do a piece of housekeeping, in a thread; what keeps it from that is logged."""
+    async def chore(self, name: str, work: Callable[..., Result], *arguments: Any, place: str = "") -> Result | None:
+        """Do a piece of housekeeping, in a thread; what keeps it from that is logged, as that `place` hangs."""
+        job = functools.partial(work, *arguments)
         try:
-            return await asyncio.to_thread(work, *arguments)
+            return await (self.probes.call(place, job) if place else asyncio.to_thread(job))
         except (DashError, OSError) as problem:
             if self.log_limiter.is_new(name, problem):
                 log.warning("%s: %s", name, problem)
@@ -12497,8 +12498,8 @@ async def keep_house(dash: Dash) -> None:
             dash.event("backup", reason=made.name)
         await dash.chore("deletion of what is too old", dash.db.prune, dash.settings)
         # one that was renewed, where the pair fits, serves connections from now on
-        dash.tls = await dash.chore("the certificate is not renewed", tls_context,
-                                    dash.config.tls_cert, dash.config.tls_key) or dash.tls
+        dash.tls = await dash.chore("the certificate is not renewed", tls_context, dash.config.tls_cert,
+                                    dash.config.tls_key, place=str(dash.config.tls_cert)) or dash.tls
         await dash.chore("attachments", lambda: dash.chats.attachments.delete_unnamed(dash.db.attachments()))
         await dash.downloads.look_for_newer()
         await dash.installer.look_for_newer()

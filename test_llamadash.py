@@ -14355,6 +14355,27 @@ async def test_a_renewed_certificate_is_taken_over(tmp_path: Path) -> None:
 
 
 @run_async
+async def test_a_certificate_that_hangs_holds_up_no_housekeeping(
+    dash: StubDash, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its share does not answer: that is told, what is in use stays, and all else is done as before."""
+    released, looked = threading.Event(), list[str]()
+    for name in ("PRUNE_DELAY", "PRUNE_INTERVAL", "PROBE_LIMIT"):
+        monkeypatch.setattr(llamadash, name, 0.01)
+    monkeypatch.setattr(llamadash.Probes.call, "__defaults__", (0.01, lambda: -math.inf))
+    monkeypatch.setattr(llamadash, "tls_context", lambda *_: released.wait(DEADLINE))
+    monkeypatch.setattr(dash.db, "prune", lambda settings: looked.append("pruned"))
+    dash.config = dataclasses.replace(dash.config, tls_cert=Path("/mnt/cert.pem"), tls_key=Path("/mnt/key.pem"))
+    house = asyncio.create_task(llamadash.keep_house(dash))
+    try:
+        await eventually(lambda: len(looked) > 3)
+        assert dash.tls is None
+    finally:
+        released.set()
+        house.cancel()
+
+
+@run_async
 async def test_a_refused_socket_is_closed(start: Callable[..., Server]) -> None:
     """It is told UNAUTHENTICATED and has no second try on the same connection."""
     raw = await RawSocket().open(start())
