@@ -7415,9 +7415,9 @@ class Meter(NamedTuple):
 
 
 def processor_meters(root: Path = Path("/sys/class/powercap")) -> dict[str, Meter]:
-    """The energy meters of the processor's packages, where this user may read them."""
+    """The energy meters of the processor's packages, where this user may read them; psys holds the packages again."""
     packages = [(path.name, [reading(file_text(path / f"{name}_uj"), 1e-6) for name in ("energy", "max_energy_range")])
-                for path in root.glob("*-rapl:?")]
+                for path in root.glob("*-rapl:?") if file_text(path / "name") != "psys"]
     return {name: Meter(energy, None, most or math.inf) for name, (energy, most) in packages if energy is not None}
 
 

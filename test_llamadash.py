@@ -9057,11 +9057,15 @@ async def test_a_request_keeps_what_it_waited_for(start: Callable[..., Server], 
 
 
 def test_the_processor_s_meters(tmp_path: Path) -> None:
-    """Each package's counter and its range, in joules; none that may not be read."""
-    for name, energy in (("intel-rapl:0", "5000000"), ("intel-rapl:0:0", "1000000"), ("intel-rapl:1", "")):
+    """Each package's counter and its range, in joules; none that may not be read, and not what contains them."""
+    for name, energy in (("intel-rapl:0", "5000000"), ("intel-rapl:0:0", "1000000"), ("intel-rapl:1", ""),
+                         ("intel-rapl:2", "")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "energy_uj").write_text(energy)
         (tmp_path / name / "max_energy_range_uj").write_text("9000000")
+    for name, kind in (("intel-rapl:0", "package-0\n"), ("intel-rapl:1", "psys\n")):
+        (tmp_path / name / "name").write_text(kind)
+    (tmp_path / "intel-rapl:1/energy_uj").write_text("8000000")
     assert llamadash.processor_meters(tmp_path) == {"intel-rapl:0": llamadash.Meter(5.0, None, 9.0)}
     assert llamadash.Meter(2.0, None, 9.0).since(llamadash.Meter(8.0, None, 9.0), 1.0) == 3.0
     assert llamadash.Meter(2.0, 10.0).since(llamadash.Meter(8.0, 20.0), 2.0) == 30.0  # it began anew
