@@ -10725,7 +10725,8 @@ async def logs_clear(dash: Dash) -> Json:
 # -- Alerts ---------------------------------------------------------------------------------------
 
 ALERT_HOLD, ALERT_PAUSE = 10.0, 600.0  # s that a condition must last to be told or over; until the same is sent again
-ALERT_GATHER, ALERT_SPACING = 2.0, 30.0  # s in which alerts become one message, and from one message to the next
+ALERT_GATHER, ALERT_GATHER_MOST = 2.0, 15.0  # s without a new alert until they become one message; at most
+ALERT_SPACING = 30.0  # s from one message to the next
 ALERT_RETRIES = (5.0, 30.0, 120.0, 600.0, 3600.0)  # s between two tries of a message
 ALERT_TIME, ALERT_LINES, ALERT_KEPT = 20.0, 50, 1000  # s of one try; alerts told in one message, and that wait for it
 UNSERVED = 60.0  # s in which nobody who asked was served
@@ -10752,7 +10753,10 @@ class AlertTarget:
         """Send what was added, one message for all that came meanwhile, and again where that fails."""
         while True:
             await self.filled.wait()
-            await asyncio.sleep(ALERT_GATHER)
+            latest = time.monotonic() + ALERT_GATHER_MOST
+            while self.filled.is_set() and time.monotonic() < latest:
+                self.filled.clear()
+                await asyncio.sleep(ALERT_GATHER)
             for pause in (*ALERT_RETRIES, 0):
                 self.filled.clear()
                 alerts = self.pending

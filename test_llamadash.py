@@ -11956,6 +11956,29 @@ async def test_a_storm_is_one_message_that_is_signed_and_tried_again(monkeypatch
 
 
 @run_async
+async def test_a_storm_that_goes_on_is_gathered_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alerts that follow each other become one message; one that never ends is told while it lasts."""
+    monkeypatch.setattr(llamadash, "ALERT_GATHER", 0.3)
+    async with webhook() as (url, got):
+        target = llamadash.AlertTarget("hook", url, "")
+        task = asyncio.create_task(target.run())
+        for at in range(6):
+            target.add({"kind": "crashed", "message": f"model {at} crashed"})
+            await asyncio.sleep(0.1)
+        await eventually(lambda: got)
+        assert len(json.loads(got[0][1])["alerts"]) == 6
+        task.cancel()
+        monkeypatch.setattr(llamadash, "ALERT_GATHER_MOST", 0.5)
+        task = asyncio.create_task(target.run())
+
+        def still_told() -> bool:
+            target.add({"kind": "crashed", "message": "and again"})
+            return len(got) == 2
+        await eventually(still_told)
+        task.cancel()
+
+
+@run_async
 async def test_an_e_mail_goes_through_smtp_and_a_server_that_hangs_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """The message has its addresses, its subject and its text; who never answers is told of after a while."""
     monkeypatch.setattr(llamadash, "ALERT_TIME", 1.0)
