@@ -7186,7 +7186,9 @@ class Call:
         span = (self.ended_at or time.monotonic()) - self.first_at
         if self.ended_at is None:
             speed = finite_rate(self.pieces / max(span, 0.1))
-            return {**numbers, "generated_tokens": self.pieces or None, "generated_per_second": speed}
+            known = answer_numbers(json_object(self.tail, b'"timings":'))  # so far, where they are in every piece
+            return {**known, "generated_tokens": known["generated_tokens"] or self.pieces or None,
+                    "generated_per_second": known["generated_per_second"] or speed}
         numbers = answer_numbers(json_object(self.head, b'"usage":', last=False))
         numbers |= {key: value for key, value in answer_numbers(json_object(self.tail, b'"usage":')).items() if value}
         if timings := json_object(self.tail, b'"timings":'):

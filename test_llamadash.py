@@ -9011,6 +9011,20 @@ def test_why_a_prompt_was_not_cached(lines: list[str], prompt: int | None, cache
     assert llamadash.cache_miss({"prompt_tokens": prompt, "cached_tokens": cached}, found) == miss  # type: ignore[arg-type]
 
 
+def test_what_runs_tells_how_long_its_prompt_is_as_soon_as_its_answer_does() -> None:
+    """From the last `timings` that came, with what was in the cache; else only what has been generated is known."""
+    call = llamadash.Call(1, "a", "client", "/v1/chat/completions", stream=True, admitted_at=time.monotonic())
+    assert call.row()["prompt_tokens"] is None
+    call.feed(b'data: {"choices":[]}\n\n')
+    assert (call.row()["prompt_tokens"], call.row()["generated_tokens"]) == (None, 1)
+    for made in (2, 3):
+        call.feed(b'data: {"timings":{"cache_n":100,"prompt_n":20,"predicted_n":%d,"predicted_per_second":5.5}}\n\n'
+                  % made)
+    row = call.row()
+    assert (row["prompt_tokens"], row["cached_tokens"], row["generated_tokens"]) == (120, 100, 3)
+    assert row["generated_per_second"] == 5.5
+
+
 @pytest.mark.parametrize(("ids", "prompt", "slot"), [
     ([3], 5, 3), ([3, 4], 5, None), ([], 5, None), ([3], None, None)])
 def test_the_slot_of_a_request(ids: list[int], prompt: int | None, slot: int | None) -> None:

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import "./dom.mjs";
 const { DeviceMemory, divided } = await import("../../web/components/device-memory.js");
-const { ModelsInMemory, Queue, idleSince } = await import("../../web/components/residency.js");
+const { ModelsInMemory, Queue, contextInUse, idleSince } = await import("../../web/components/residency.js");
 const { loadingStage, nextWords, reasonWords } = await import("../../web/components/model-status.js");
 const { energy, tokenRate, until } = await import("../../web/core/format.js");
 
@@ -46,6 +46,17 @@ test("a model is idle since its last use, its last request or its load", () => {
   assert.equal(idleSince(model, [{ model: "a", timestamp: 10, duration: 3 }, { model: "b", timestamp: 99, duration: 1 }]), 13);
   assert.equal(idleSince({ ...model, runtime: { requests: 1 } }), null);
   assert.equal(idleSince({ id: "a", runtime: {} }), null);
+});
+
+test("the context in use is that of what runs, whose prompt is as long as the last one until it is told", () => {
+  const [last, other] = [{ model: "a", prompt_tokens: 500, generated_tokens: 90 }, { model: "b", prompt_tokens: 9000 }];
+  const used = (active, finished = [other, last]) => contextInUse({ id: "a" }, active, finished);
+  assert.equal(used([]), 590);
+  assert.equal(used([{ model: "a", prompt_tokens: null, generated_tokens: null }]), 590);
+  assert.equal(used([{ model: "a", prompt_tokens: null, generated_tokens: 120 }, other]), 620);
+  assert.equal(used([{ model: "a", prompt_tokens: 40, generated_tokens: 2 }, other]), 42);
+  assert.equal(used([{ model: "a", generated_tokens: 7 }], []), 7);
+  assert.equal(used([], []), null);
 });
 
 test("a model in memory shows what it takes, does, and what happens to it next", () => {

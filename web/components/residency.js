@@ -30,15 +30,16 @@ export function idleSince(model, requests = []) {
 
 /**
  * How many tokens of its context a model uses: those of its requests under way, else those that its last answer left.
+ * A prompt whose length is not told yet counts as long as the last one that is known.
  * @param {Json} model @param {Json[]} active @param {Json[]} requests the last finished ones, the newest first
  */
 export function contextInUse({ id }, active, requests) {
+  const own = (/** @type {Json[]} */ list) => list.filter(({ model }) => model === id);
+  const last = own(requests).find(({ prompt_tokens: prompt }) => typeof prompt === "number");
   const size = (/** @type {Json} */ { prompt_tokens: prompt, generated_tokens: generated }) => (
-    typeof prompt === "number" ? prompt + (generated ?? 0) : null);
-  const own = (/** @type {Json[]} */ list) => list.filter(({ model }) => model === id).map(size)
-    .filter((value) => value !== null);
-  const running = own(active);
-  return running.length ? Math.max(...running) : own(requests)[0] ?? null;
+    (prompt ?? last?.prompt_tokens ?? 0) + (generated ?? 0));
+  const running = own(active).filter(({ prompt_tokens: prompt, generated_tokens: generated }) => prompt || generated);
+  return running.length ? Math.max(...running.map(size)) : last ? size(last) : null;
 }
 
 /** The models in memory, live, and a short way to load another. */
