@@ -3107,6 +3107,11 @@ def in_own_thread(job: Callable[[], Result]) -> concurrent.futures.Future[Result
     return answer
 
 
+def mount_places() -> set[str]:
+    """Where something is mounted; in a thread, for psutil 5 looks at each of them, and one may hang."""
+    return {item.mountpoint for item in psutil.disk_partitions(all=True)}
+
+
 def disk(path: Path) -> Json:
     """`{path, used, free, total, usage, device}` of the file system that holds `path`; free is what users may take."""
     usage = psutil.disk_usage(str(path))
@@ -4156,6 +4161,7 @@ class Folders:
         self.flawed = {*texts([*saved])} if isinstance(saved, list | dict) else None  # listed files that do not load
         self.lost: dict[str, str] = {}  # folders and files that cannot be used now, and why
         self.mounts: set[str] = set(texts(dash.db.get_meta("mounts", [])))  # where something is usually mounted
+        self.mounted: set[str] | None = None  # where something was when that was last known
         self.known: dict[Path, Walk] = {}  # each folder as it was at the last scan
         self.looks: dict[Path, Walk] = {}  # and as last looked at
         self.due: dict[Path, tuple[float, float]] = {}  # when to look again, and how long that pause is
@@ -4232,7 +4238,9 @@ class Folders:
 
     async def find(self, rows: list[Json]) -> Scan:
         """What is in the folders, as they were last seen where they take their time; `lost` says what is wrong."""
-        mounted = {item.mountpoint for item in psutil.disk_partitions(all=True)} - {os.sep}
+        found = (await self.links.read({"The list of what is mounted": mount_places}))["The list of what is mounted"]
+        self.mounted = self.mounted if found is None else found - {os.sep}
+        mounted = self.mounts if self.mounted is None else self.mounted  # of what is not known nothing is away
         before, self.mounts = self.mounts, self.mounts | mounted
         folders = self.folders()
         looks = [self.dash.spawn(self.look_at(folder), f"look at {folder}") for folder in folders]
@@ -12010,7 +12018,9 @@ def service_unit(config: Config) -> str:
 
 def mount_units(paths: Iterable[Path]) -> list[str]:
     """systemd's names of the mounts, now or in fstab, on which `paths` lie; to be waited for, but not insisted on."""
-    places = {item.mountpoint for item in psutil.disk_partitions(all=True)}
+    places = set[str]()
+    with contextlib.suppress(OSError, concurrent.futures.TimeoutError):
+        places |= in_own_thread(mount_places).result(PROBE_LIMIT)
     places |= set(re.findall(r"(?m)^[^#\s]\S*\s+(/\S*)", file_text(Path("/etc/fstab")) or ""))
     on = sorted(place for place in places if place != "/" and any(within(str(path), place) for path in paths))
     with contextlib.suppress(OSError, subprocess.SubprocessError):

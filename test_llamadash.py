@@ -4797,6 +4797,27 @@ async def test_what_is_mounted_in_a_model_folder_is_looked_at_by_itself(
     await stocked.end_tasks()
 
 
+@run_async
+async def test_a_list_of_mounts_that_hangs_keeps_nobody_waiting(
+    stocked: StubDash, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As of psutil 5, which looks at each mount: what was known last goes on to hold, for scans and for the service."""
+    monkeypatch.setattr(llamadash, "PROBE_LIMIT", 0.3)
+    share, back = stocked.models_folder / "share", threading.Event()
+    write_model(share / "far.gguf")
+    mounts = [types.SimpleNamespace(mountpoint=str(share))]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda **_: mounts)
+    total = (await stocked.request("models:scan"))["total"]
+    for model in (stocked.library, llamadash.Library(stocked)):  # and after a restart, nothing is known at first
+        monkeypatch.setattr(psutil, "disk_partitions", lambda **_: back.wait(DEADLINE) and mounts)
+        stocked.library = model
+        answer = await asyncio.wait_for(stocked.request("models:scan"), DEADLINE / 2)
+        assert (answer["total"], answer["missing"]) == (total, 0) and not model.lost and str(share) in model.mounts
+    assert await asyncio.to_thread(llamadash.mount_units, []) == [] and not back.is_set()
+    back.set()
+    await stocked.end_tasks()
+
+
 def test_models_of_a_folder_that_is_away_are_not_given_up() -> None:
     """Nobody can know whether a lost file is there: it does not go missing, and a copy elsewhere is another model."""
     rows = [{**row, "revision": 1} for row in llamadash.merge_scan([], [found_model("/nas/a.gguf")])[0]]
