@@ -1802,7 +1802,9 @@ class RequestRows(DatabaseFile):
             after = None if before is None else (last or 0, before)
             rows = self.newest("requests", REQUEST_COLUMNS, filters, limit, after)
         else:
-            filters["id > ?"] = self.last_id("requests") - SORTED_ROWS
+            filters = {FILTERS.get(name, name).replace("timestamp", "+timestamp"): value
+                       for name, value in filters.items()}
+            filters["id > ?"] = self.last_id("requests") - SORTED_ROWS  # whose index serves, with +: not that of times
             if before is not None:
                 filters |= ({f"{sort} IS NULL AND id < ?": before} if last is None else
                             {f"(({sort}, id) < (?, ?) OR {sort} IS NULL)": (last, before)})

@@ -1796,6 +1796,20 @@ def test_requests_are_filtered_sorted_and_paged(fresh_db: llamadash.Database, so
     assert [row["id"] for row in found] == [row["id"] for row in expected]
 
 
+def test_requests_in_another_order_are_looked_for_among_the_newest_ones(
+        fresh_db: llamadash.Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the time that is asked for: by the index of times it would be all of its requests."""
+    fresh_db.add_requests(some_requests(50))
+    read, plans = fresh_db.read, list[str]()
+
+    def explained(sql: str, values: Any = ()) -> Any:
+        plans.extend(row[3] for row in read(f"EXPLAIN QUERY PLAN {sql}", values))
+        return read(sql, values)
+    monkeypatch.setattr(fresh_db, "read", explained)
+    fresh_db.requests(sort="duration", from_ms=1, to_ms=llamadash.now_ms())
+    assert plans and not any("requests_timestamp" in plan for plan in plans), plans
+
+
 @run_async
 async def test_requests_are_not_sorted_by_anything_else(dash: StubDash) -> None:
     """The name of a column is never taken as it comes."""
