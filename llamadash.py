@@ -8441,13 +8441,14 @@ UPSTREAM_TIMEOUT = 10.0  # s for its list of models
 UPSTREAM_SILENCE = 900.0  # s without a byte of an answer: it may have to load the model
 MAX_UPSTREAM_MODELS, MAX_UPSTREAM_LIST = 1000, 2**21  # and bytes of an answer that lists them
 UPSTREAM_NAME = r"[A-Za-z0-9._-]{1,64}"
-ADDRESS = (r"(?i)(?:(https?|wss?|tcp):/*|//)?((?:[^/?#@\s]+@)?(?:[a-z0-9._-]+|\[[0-9a-f:.%]+\])(?::[0-9]{1,5})?"
+ADDRESS = (r"(?i)(?:(https?|wss?|tcp)(?::/*|//)|//)?((?:[^/?#@\s]+@)?(?:[a-z0-9._-]+|\[[0-9a-f:.%]+\])(?::[0-9]{1,5})?"
            r"(?:/[^?#]*)?)(?:[?#].*)?")
 # An address, where a program may be meant as well
 SERVER_ADDRESS = (r"(?i)[a-z]{2,5}:/|//|(?:localhost|\[[0-9a-f:.%]+\]|[0-9.]{7,15})(?:[:/]|$)"
-                  r"|[a-z0-9._-]+:[0-9]{1,5}(?:/|$)")
+                  r"|(?:[^/?#@\s]+@)?[a-z0-9._-]+:[0-9]{1,5}(?:/|$)|https?//|[a-z0-9-]+(?:\.[a-z0-9-]+)+/v1(?:/|$)")
 # What people copy along with an address: the paths of OpenAI's API, of ollama's, of pages and of llama-server itself
 ADDRESS_TAIL = (r"(?i)/+(?:v1(?:/.*)?|(?:chat/)?completions?|models|health|props|slots|metrics|ui(?:/.*)?|running"
+                r"|logs(?:/.*)?|upstream(?:/.*)?|unload|rerank|infill|tokenize|index\.html"
                 r"|api/(?:chat|generate|tags|version|ps|show|embed\w*))?/*$|(?<=:11434)/api/*$")
 # Programs that tell which models they have in memory: where, under which key, and by which name and state
 UPSTREAM_KINDS = {"llama-swap": ("/running", "running", "model", "state"), "ollama": ("/api/ps", "models", "name", ""),

@@ -970,7 +970,8 @@ def test_upstreams_have_names(monkeypatch: pytest.MonkeyPatch) -> None:
     assert configured("--llama-server", "http://[::1]:8080").upstreams == (("--1", "http://[::1]:8080"),)
     assert configured("--llama-server", "/usr/bin/llama-server").upstreams == ()
     for text in ("box:8080", "//box:8080/", "HTTP://box:8080/v1", "http://box:8080/v1/chat/completions", "ws://box:8080",
-                 "http:/box:8080/v1/models/", "http://box:8080/ui/#/models", "http://box:8080/?a=b", "box:8080/health"):
+                 "http:/box:8080/v1/models/", "http://box:8080/ui/#/models", "http://box:8080/?a=b", "box:8080/health",
+                 "http//box:8080", "box:8080/rerank", "http://box:8080/logs/stream", "box:8080/upstream/m/health"):
         config = configured("--llama-server", text)
         assert (config.upstreams, config.llama_server) == ((("box", "http://box:8080"),), "http://box:8080"), text
         assert configured("--upstream", f"b={text}").upstreams == (("b", text),)
@@ -979,6 +980,8 @@ def test_upstreams_have_names(monkeypatch: pytest.MonkeyPatch) -> None:
     for text, url in (("https://openrouter.ai/api/v1", "https://openrouter.ai/api"), ("box/llama/v1", "http://box/llama"),
                       ("localhost:11434/api/", "http://localhost:11434"), ("[::1]:80/v1", "http://[::1]:80")):
         assert llamadash.upstream_url(text) == url
+    for text, url in (("box.lan/v1", "http://box.lan"), ("u:p@box:8080", "http://u:p@box:8080")):
+        assert configured("--llama-server", text).llama_server == url
     for text in ("", "a=", "word", "http://", "ftp://box/x", "a=http://bo x"):
         with pytest.raises(SystemExit):
             configured("--upstream", text)
