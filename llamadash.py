@@ -1397,16 +1397,22 @@ class DatabaseFile(Statements):
             return connection
 
     def check(self, connection: sqlite3.Connection, version: int | None) -> None:
-        """DatabaseRefused of an unknown one, DatabaseDamaged of one that no migration made so or of another version."""
+        """DatabaseDamaged where SQLite says so, it is empty or of another version; DatabaseRefused of none of ours."""
         found = user_version(connection)
         if found > 0 and found not in MIGRATIONS:
             raise DatabaseRefused(f"{self.path} was written by a newer llamadash or an unreleased one (format {found}, "
                                  f"this one knows {max(MIGRATIONS)}): update llamadash, or use another --data-dir")
-        problem = "there is nothing in it" if not found and self.good_backup() else database_problem(connection)
-        if not problem and version not in (None, found):
-            problem = "it is of another version"
-        if problem:
-            raise DatabaseDamaged(problem)
+        damage = database_damage(connection)
+        if not damage and (problem := database_problem(connection)):
+            with contextlib.closing(read_only(self.path)) as last:  # whoever closes last, and may write, folds a log in
+                user_version(last)
+                connection.close()
+            raise DatabaseRefused(f"{self.path} is left as it is: {problem}. Put one of llamadash's backups in its "
+                                  "place, or use another --data-dir.")
+        if not damage and not found and self.good_backup():
+            damage = "there is nothing in it"
+        if damage or version not in (None, found):
+            raise DatabaseDamaged(damage or "it is of another version")
 
     def migrate(self, version: int) -> None:
         """Run the migrations that this file has not seen, each in its own transaction after a backup."""
@@ -2130,12 +2136,18 @@ def not_ours() -> Iterator[None]:
 def is_good_database(path: Path) -> bool:
     """Whether SQLite can read all of the file at `path`, and it is one of ours; its error where it may not read it."""
     with not_ours(), contextlib.closing(read_only(path)) as db:
-        return user_version(db) in MIGRATIONS and database_problem(db) is None
+        return user_version(db) in MIGRATIONS and not database_damage(db) and not database_problem(db)
     return False
 
 
+def database_damage(db: sqlite3.Connection) -> str | None:
+    """What SQLite's own look at all of a database finds wrong with it, if anything."""
+    result = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
+    return None if result == "ok" else result.splitlines()[-1]  # the first line only says "in database main"
+
+
 def database_problem(db: sqlite3.Connection) -> str | None:
-    """What of a database is not as our migrations make it, or cannot be read; None of a good or an empty one."""
+    """What of a database is not as our migrations make it; None of a good or an empty one."""
     version, columns = user_version(db), columns_of(db)
     if version < 0 or (version == 0 and columns):
         return "it is not llamadash's"
@@ -2143,10 +2155,7 @@ def database_problem(db: sqlite3.Connection) -> str | None:
         for number in [number for number in MIGRATIONS if number <= version]:
             MIGRATIONS[number](example)
         missing = columns_of(example) - columns
-    if missing:
-        return "it lacks {}.{}".format(*min(missing))
-    result = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
-    return None if result == "ok" else result.splitlines()[-1]  # the first line only says "in database main"
+    return "it lacks {}.{}".format(*min(missing)) if missing else None
 
 
 def user_version(db: sqlite3.Connection) -> int:

@@ -1988,31 +1988,57 @@ def changed_by(statement: str) -> Callable[[Path], Any]:
     return change
 
 
-@pytest.mark.parametrize("spoil", [
-    Path.unlink, lose_a_page, foreign_log, foreign_database, changed_by("PRAGMA user_version = -5"),
-    changed_by("PRAGMA user_version = 0"), changed_by("DROP TABLE metadata"), changed_by("DROP TABLE sessions"),
-    changed_by("ALTER TABLE models RENAME COLUMN shards TO parts")])
-def test_a_database_that_is_not_ours_is_replaced_by_its_backup(tmp_path: Path, spoil: Callable[[Path], Any]) -> None:
-    """Whatever is found in its place goes aside untouched, the newest good backup is restored, and that is said."""
-    path = tmp_path / "llama.db"
-    database = llamadash.Database(path)
-    database.set_meta("kept", 1)
-    database.backup(database.path.parent / "backups/good.db")
-    database.close()
+@pytest.fixture
+def backed_up(tmp_path: Path) -> Path:
+    """A closed database that has a good backup, and beside that some that are none."""
+    path = tmp_path / llamadash.DATABASE_NAME
+    with contextlib.closing(llamadash.Database(path)) as database:
+        database.set_meta("kept", 1)
+        database.backup(tmp_path / "backups/good.db")
     (tmp_path / "backups/gone.db").symlink_to("/nonexistent")
     (tmp_path / "backups/newer.db").write_bytes(b"no database")
-    spoil(path)
-    found = path.read_bytes() if path.exists() else None
-    again = llamadash.Database(path)
-    assert again.get_meta("kept") == 1
-    assert again.notice and "good.db was restored" in again.notice
-    again.close()
-    aside = list(tmp_path.glob("llama.db.damaged-*[0-9a-f]"))
-    assert len(aside) == (found is not None)
-    assert spoil is foreign_log or [file.read_bytes() for file in aside] == [found] * len(aside)
-    last = llamadash.Database(path)
-    assert last.notice is None
-    last.close()
+    return path
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, lose_a_page, lambda path: path.write_bytes(bytes(8192))])
+def test_a_database_that_has_nothing_in_it_is_replaced_by_its_backup(
+        backed_up: Path, spoil: Callable[[Path], Any]) -> None:
+    """Whatever is found in its place goes aside untouched, the newest good backup is restored, and that is said."""
+    spoil(backed_up)
+    found = backed_up.read_bytes() if backed_up.exists() else None
+    with contextlib.closing(llamadash.Database(backed_up)) as again:
+        assert again.get_meta("kept") == 1
+        assert again.notice and "good.db was restored" in again.notice
+    aside = list(backed_up.parent.glob("*.damaged-*[0-9a-f]"))
+    assert [file.read_bytes() for file in aside] == ([] if found is None else [found])
+    with contextlib.closing(llamadash.Database(backed_up)) as last:
+        assert last.notice is None
+
+
+@pytest.mark.parametrize(("spoil", "problem"), [
+    (foreign_log, "it is not llamadash's"), (foreign_database, "it is not llamadash's"),
+    (changed_by("PRAGMA user_version = -5"), "it is not llamadash's"),
+    (changed_by("PRAGMA user_version = 0"), "it is not llamadash's"),
+    (changed_by("DROP TABLE metadata"), "it lacks metadata.key"),
+    (changed_by("DROP TABLE sessions"), "it lacks sessions.address"),
+    (changed_by("ALTER TABLE models RENAME COLUMN shards TO parts"), "it lacks models.shards")])
+@pytest.mark.parametrize("backups", [True, False])
+def test_a_good_database_that_is_not_as_ours_is_refused(
+        backed_up: Path, spoil: Callable[[Path], Any], problem: str, backups: bool,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    """Each command says what it lacks, and not one byte of it is written, nor is it moved aside, backup or not."""
+    if not backups:
+        shutil.rmtree(backed_up.parent / "backups")
+    spoil(backed_up)
+    log_file = Path(f"{backed_up}-wal")
+    log_file.touch()
+    before = backed_up.read_bytes(), log_file.read_bytes()
+    for command in ([], ["backup", str(backed_up.with_name("copy.db"))], ["link", "--new"]):
+        assert llamadash.main([*command, "--port", "0", "--data-dir", str(backed_up.parent)]) == 5
+        error = capsys.readouterr().err
+        assert problem in error and str(backed_up) in error
+        assert (backed_up.read_bytes(), log_file.read_bytes()) == before
+    assert not list(backed_up.parent.glob("*damaged*"))
 
 
 def test_a_database_is_opened_without_writing_to_it(tmp_path: Path) -> None:
