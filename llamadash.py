@@ -2836,6 +2836,8 @@ class Placement:
         self.flash = parameters.get("flash-attn") not in ("off", False)
         self.host = next((at for at, device in enumerate(devices) if device["kind"] == "cpu"), 0)
         self.gpus = [at for at, device in enumerate(devices) if device["kind"] == "gpu"]  # for layers, in order
+        if named := parameters.get("device"):
+            self.gpus = [at for name in named.split(",") for at in self.gpus if devices[at]["name"] == name]
         if parameters.get("split-mode") == "none" and self.gpus:
             main = min(max(number_of(parameters, "main-gpu", 0), 0), len(self.gpus) - 1)
             self.gpus = [self.gpus[main]]
@@ -2923,12 +2925,15 @@ class Placement:
             return 0
         if (wanted := number_of(self.parameters, "n-gpu-layers", -1)) >= 0:
             return min(wanted, len(sizes))
-        if whole:
+        if whole or self.parameters.get("fit") in (False, "off"):
             return len(sizes)
-        free = sum(max((self.devices[at]["free"] or 0) - FIT_MARGIN - each, 0) for at in self.gpus)
-        free -= self.projector if self.projector_at != self.host else 0
-        taken = itertools.accumulate(on_gpu for on_gpu, _ in reversed(sizes))
-        return sum(total <= free for total in taken)  # by itself the engine takes what fits
+        taken, count = [*itertools.accumulate(on_gpu for on_gpu, _ in reversed(sizes))], 0
+        for besides in (each, each + self.largest_tensor):  # which is brought to the GPU where not all fit
+            free = sum(max((self.devices[at]["free"] or 0) - FIT_MARGIN - besides, 0) for at in self.gpus)
+            free -= self.projector if self.projector_at != self.host else 0
+            if (count := sum(total <= free for total in taken)) == len(sizes):
+                break
+        return count  # by itself the engine takes what fits
 
     def split(self, context: int, *, whole: bool = False) -> tuple[list[int], int]:
         """Bytes needed on every device, how many of them in main memory only as GPUs are full; as a `whole`, none."""
@@ -3610,14 +3615,14 @@ class Sampler:
             memories.append({"name": device["name"], "kind": "gpu", "total": total, "free": free})
         return [*memories, {"name": "Main memory", "kind": "cpu", "total": main_total, "free": main_free}]
 
-    async def gpu_memory_of(self, pid: int) -> dict[str, int]:
-        """Bytes that a process takes on each of the engine's devices, as far as the drivers tell."""
-        if not self.dash.builds.devices:
+    async def gpu_memory_of(self, pid: int, devices: Sequence[Json]) -> dict[str, int]:
+        """Bytes that a process takes on each of the `devices` of its build, as far as the drivers tell."""
+        if not devices:
             return {}
         unified = {id for id, gpu in self.gpus.items() if gpu.get("unified")}
         taken, drm = await asyncio.gather(self.nvidia.memory_of(pid), asyncio.to_thread(drm_memory, pid, unified))
         taken |= drm
-        return {device["name"]: taken[id] for device, id in self.readings(self.dash.builds.devices) if id in taken}
+        return {device["name"]: taken[id] for device, id in self.readings(devices) if id in taken}
 
 
 @functools.cache
@@ -5087,6 +5092,7 @@ USEFUL_GPU = 2 * 2**30  # bytes of memory; a GPU with less is a display adapter
 WITHHELD = r"LLAMA_(?:ARG_|API_KEY$|SERVER_)|LLAMADASH_|NOTIFY_SOCKET$|WATCHDOG_"
 OPTION_LINE = r"(?m)^(-[\w-]+(?:, +-[\w-]+)*)(?: (\S.*?))?(?: {2,}|$)"
 DEVICE_LINE = r"(?m)^ +([^\s:]{1,64}): ([^\n]{0,200}?) \((\d{1,9}) MiB, (\d{1,9}) MiB free\)"
+PROCESSOR_DEVICES = ("BLAS", "AMX", "ZenDNN")  # listed beside GPUs, but libraries that compute on the processor
 LEFT_TO_ENGINE = frozenset(("n-gpu-layers", "n-gpu-layers-draft", "parallel"))  # -1 has meant other things before
 WHOLE_CONTEXT = 131_072  # tokens looked at for repetitions where neither they nor the context are bounded
 # load-mode as builds before July 2026 spell it
@@ -5182,9 +5188,10 @@ class Builds:
 
     @property
     def recommended(self) -> str | None:
-        """The id of the best usable build: the first that sees a GPU, else the first."""
+        """The id of the best usable build: the first for its GPUs' own system, else the first that sees one, or any."""
         usable = [build for build in self.builds.values() if not build.problem]
-        return next((build.id for build in [*(item for item in usable if item.devices), *usable]), None)
+        return min(usable, key=lambda build: (not build.devices, any(
+            item["name"].startswith("Vulkan") for item in build.devices))).id if usable else None
 
     def installed(self) -> list[Build]:
         """Those in data/engines, where llamadash installs them."""
@@ -5201,7 +5208,8 @@ class Builds:
     def as_json(self, config: Json, models: list[Json]) -> Json:
         """All builds as clients see them, with the models that choose each, and the recommended one."""
         default, own = self.default(config), self.installed()
-        builds = [{**build.as_json(), "used_by": [model["id"] for model in models if model.get("build") == build.id],
+        builds = [{**build.as_json(), "used_by": [
+                       model["id"] for model in models if self.builds.get(model["build"] or "", default) is build],
                    "default": build is default, "removable": build in own, "rehearsal": self.rehearsals.get(build.id)}
                   for build in self.builds.values()]
         return {"builds": builds, "recommended": self.recommended}
@@ -5215,7 +5223,9 @@ def find_builds(config: Config) -> list[Build]:
         program = shutil.which(os.path.expanduser(given))
         found.append(build_of("given", os.path.abspath(program) if program else given,
                               None if program else f"{given} is no program"))
-    for folder in sorted((config.data_dir / "engines").glob("[!.]*"), key=lambda path: path.name, reverse=True):
+    installed = [(folder.stat().st_mtime_ns, numbers_of(folder.name), folder)
+                 for folder in (config.data_dir / "engines").glob("[!.]*") if folder.is_dir()]
+    for *_, folder in sorted(installed, reverse=True):  # the latest first
         if program := program_below(folder):
             id = re.sub("^(given|llama-server|embedded)$", r"installed-\1", folder.name)
             found.append(build_of(re.sub(r"[^A-Za-z0-9._-]+", "-", id)[:96], program))
@@ -5268,7 +5278,7 @@ async def probe(build: Build, data_dir: Path) -> Build:
         return dataclasses.replace(build, problem=f"{build.path} cannot be run: {str(problem) or 'it does not answer'}")
     found = re.search(r"version: *([^\n]{1,100})", said)
     devices = [{"name": name, "description": description, "total": int(total) * 2**20, "free": int(free) * 2**20}
-               for name, description, total, free in re.findall(DEVICE_LINE, listed)]
+               for name, description, total, free in re.findall(DEVICE_LINE, listed) if name not in PROCESSOR_DEVICES]
     return dataclasses.replace(
         build, version=clean_line(found[1].encode()) if found else None, options=options, devices=tuple(devices),
         protocol=await asyncio.to_thread(protocol_of, build.path))
@@ -5454,7 +5464,7 @@ LEVELS = {"i": "info", "w": "warning", "e": "error", "d": "debug"}  # by the fir
 ALARMING = re.compile(r"(?i)\b(?:error|failed|failure|assert|abort|fatal|out of memory|cannot open)\b|GGML_ASSERT")
 ORIGIN = r"^(?:\w+ +)?[\w~]+ ?(?:\(\))?: +"  # the function that llama.cpp names before a message
 VAGUE = (r"(?i)failed to load (?:the )?model(?:,? '.*)?$|unable to load model|exiting due to|trying to fit params|"
-         r"failed to init|failed to create_?context")
+         r"failed to init|failed to create[ _]?context|multimodal model")
 HARMLESS = re.compile(r"http client error: Connection handling canceled")  # logged as an error when a client leaves
 # The engine goes on without it: memory that is pinned, locked or read ahead, a cache, a library of other GPUs
 DISPENSABLE = re.compile(r"pinned memory|failed to (?:m|mun|Virtual|VirtualUn)[Ll]ock |posix_[mf]advise\(|"
@@ -5468,6 +5478,9 @@ CAUSES = (
     (r"(?:invalid ggml|unknown tensor|unknown ggml) type (-?\d{1,10})",
      "This build does not know the tensor type {}: use a newer one, or another file of the model"),
     (r"host and model endian", "The file is for processors of the other byte order: get another file of the model"),
+    (r"V cache (?:quantization )?requires flash|quantized V cache",
+     "A quantized KV cache of values needs flash attention: switch it on, or choose f16 for the values"),
+    (r"(?i)failed to load CLIP", "The projector is damaged, or is none: choose another, or switch it off"),
     (r"(?:invalid|illegal) split|failed to load GGUF split|in GGUF split",
      "A part of the model is missing, renamed or of another model"),
     (r"within the file bounds|tensors expected but|invalid magic characters|unexpectedly reached end of file",
@@ -5865,7 +5878,7 @@ class Instance:
         if self.process is not None:
             taken, own = await asyncio.to_thread(main_memory_of, self.process.pid)
             self.dash.sampler.addresses |= self.output.addresses
-            gpus = await self.dash.sampler.gpu_memory_of(self.process.pid)
+            gpus = await self.dash.sampler.gpu_memory_of(self.process.pid, self.build.devices)
             self.devices = [with_parts({"name": name, "kind": "gpu" if name in gpus else "cpu", "used": used},
                                        self.output.accounted.get(name))
                             for name, used in {**gpus, "Main memory": taken}.items()]
@@ -6655,7 +6668,8 @@ class Memory:
         gpus = {item["name"]: item["used"] for item in instance.devices if item["kind"] == "gpu"}
         group = self.pool.entries.groups.get(unit.id)
         reserved = [need for name, need in unit.held.items() if name in gpus]
-        if reserved and group and not less_than_asked(group, instance):
+        short = group and less_than_asked(group, instance)
+        if reserved and group and not (short and (short[0] == "spilled" or "ctx-size" in group.parameters)):
             error = max(-MAX_CORRECTION, min(sum(gpus.values()) - sum(reserved), MAX_CORRECTION))
             known = {id: (self.dash.db.get_model(id)["memory_correction"] or {}).get("gpu", 0) for id in group.rows}
             ledger = {"estimated": sum(reserved), "taken": sum(gpus.values())}
@@ -6962,11 +6976,15 @@ def unix_ms(moment: float | None) -> int | None:
 def less_than_asked(group: Group, instance: Instance) -> tuple[str, str] | None:
     """Whether a process came up with less context, or less of it on the GPUs, than asked: the kind, and in words."""
     parameters, (row, *_) = group.parameters, group.rows.values()
-    asked, has, slots = parameters.get("ctx-size"), instance.output.meta.get("n_ctx"), instance.slots or 1
-    if type(asked) is int and has and has * slots < asked - CONTEXT_STEP * slots:
-        if has == row["context_length"]:
+    has, trained, options = instance.output.meta.get("n_ctx"), row["context_length"] or 0, instance.build.options or {}
+    shared = number_of(parameters, "parallel", -1) < 1 or parameters.get("kv-unified") is True
+    streams = 1 if shared and options else instance.slots or 1
+    # without a wish, builds that fit a model into memory take all that it was trained for, if they can
+    asked = number_of(parameters, "ctx-size", 0) or ("fit" in options) * trained * streams
+    if has and has * streams < asked - CONTEXT_STEP * streams:
+        if has == trained:
             return "trained", f"The context is {has:,} tokens: the model was trained for no more."
-        return "cut", f"The context was cut to {has:,} of {asked:,} tokens, to fit into memory."
+        return "cut", f"The context was cut to {has * streams:,} of {asked:,} tokens, to fit into memory."
     gpus, weights = [item["used"] for item in instance.devices if item["kind"] == "gpu"], row["file_size"] or 0
     elsewhere = weights - sum(gpus)
     if gpus and elsewhere > SPILL_TOLERANCE * weights and not CPU_PARAMETERS & parameters.keys():
@@ -8030,8 +8048,14 @@ class Gateway:
                 "unused_gpu": self.dash.builds.unused_gpu(self.dash.sampler.gpus.values()), "url": self.url,
                 "base_url": self.base_url, "uptime": self.started_at and round(time.monotonic() - self.started_at),
                 "models_max": config["models_max"], "api_key_required": self.keys.required(),
-                "waiting": len(self.dash.requests.waiting), "devices": self.dash.pool.memory.devices(),
+                "waiting": len(self.dash.requests.waiting), "devices": self.devices(build),
                 "upstreams": self.dash.upstreams.as_json()}
+
+    def devices(self, build: Build | None) -> list[Json]:
+        """The memories that models can be in by `build` or are in: another build may have other names for a GPU."""
+        builds = [build, *(instance.build for instance in self.dash.pool.instances.values())]
+        names = {item["name"] for build in builds if build for item in build.devices}
+        return [item for item in self.dash.pool.memory.devices() if item["kind"] == "cpu" or item["name"] in names]
 
     async def publish(self) -> None:
         """Broadcast the requests and the engine's record, where they have changed."""

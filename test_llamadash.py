@@ -3088,6 +3088,27 @@ def header_of(architecture: str, **facts: Any) -> llamadash.GGUFHeader:
     return llamadash.GGUFHeader({"general.architecture": architecture, **named})
 
 
+@pytest.mark.parametrize(("parameters", "used"), [
+    ({"device": "none"}, {"Main memory"}), ({"device": "CUDA1"}, {"CUDA1"}),
+    ({"device": "CUDA1,CUDA0"}, {"CUDA0", "CUDA1"}),
+    ({"device": "CUDA1,CUDA0", "split-mode": "none"}, {"CUDA1"}), ({}, {"CUDA0", "CUDA1"})])
+def test_a_model_goes_to_the_devices_that_it_names(parameters: Json, used: set[str]) -> None:
+    """In their order; what stays in main memory beside is small."""
+    devices = [{**GPU, "name": "CUDA0"}, {**GPU, "name": "CUDA1"}, CPU]
+    found = llamadash.estimate_memory(ROW, {"ctx-size": 4096, **parameters}, devices)
+    assert {item["name"] for item in found["devices"] if item["used"] > GB} == used and found["fits"]
+
+
+def test_without_fitting_the_engine_takes_all_layers() -> None:
+    """What does not fit is then said, and not that the rest spills; where it fits itself, the GPU is not overfull."""
+    devices = [{**GPU, "free": 3 * GB}, CPU]
+    found = llamadash.estimate_memory(ROW, {"ctx-size": 4096, "fit": False}, devices)
+    assert not found["fits"] and not found["spills"]
+    for free in range(1, 12):
+        found = llamadash.estimate_memory(ROW, {"ctx-size": 4096}, [{**GPU, "free": free * GB}, CPU])
+        assert found["fits"] and bool(found["spills"]) == (free < 10)
+
+
 @pytest.mark.parametrize(("parameters", "context", "cache", "compute"), [
     ({}, 8192, 180, 22.64), ({"ctx-size": 512}, 512, 11.25, 15.14), ({"ctx-size": 4096}, 4096, 90, 18.64),
     ({"ctx-size": 4096, "parallel": 4}, 4096, 90, 15.64), ({"ctx-size": 5000, "parallel": 3}, 5000, 118.12, 16.42),
@@ -4057,8 +4078,9 @@ async def test_devices_are_the_gpus_of_their_size(dash: StubDash, tmp_path: Path
     memories = dash.sampler.memories(devices)
     assert [item["free"] // MIB for item in memories[:-1]] == [23900, 23900, 7900, 7]
     assert memories[-1]["name"] == "Main memory"
-    assert await dash.sampler.gpu_memory_of(77) == {"G0": 500 * MIB, "G2": 300 * MIB}
-    assert await dash.sampler.gpu_memory_of(99) == {}
+    assert await dash.sampler.gpu_memory_of(77, devices) == {"G0": 500 * MIB, "G2": 300 * MIB}
+    assert await dash.sampler.gpu_memory_of(77, devices[:2]) == {"G0": 500 * MIB}  # those of another build are not its
+    assert await dash.sampler.gpu_memory_of(99, devices) == await dash.sampler.gpu_memory_of(77, []) == {}
 
 
 def cards(*named: str, vendor: str = "nvidia", **more: Any) -> dict[str, Json]:
@@ -5983,6 +6005,33 @@ def test_every_parameter_is_taken_by_the_embedded_engine(key: str, value: Any) -
 
 
 @run_async
+async def test_the_latest_build_for_the_gpus_own_system_is_recommended(
+    dash: StubDash, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever its name; one for Vulkan comes after those, and a library that computes on the processor is no GPU."""
+    monkeypatch.setenv("PATH", "/bin:/usr/bin")
+    gpu = "printf 'Available devices:\\n  {}0: A GPU (24564 MiB, 24000 MiB free)\\n'"
+    blas = "printf 'Available devices:\\n  BLAS: OpenBLAS (0 MiB, 0 MiB free)\\n'"
+    for at, (name, lists) in enumerate((("b9999-cuda", gpu.format("CUDA")), ("b11434-cuda", gpu.format("CUDA")),
+                                        ("0.3.0-vulkan", gpu.format("Vulkan")), ("0.4.0-blas", blas))):
+        folder = tmp_path / "data" / "engines" / name
+        shell_script(folder / "llama-server", f"""
+            case $1 in --list-devices) {lists};; --version) echo "version: {at}";;
+            *) printf -- "--model FILE\\n--host HOST\\n--port PORT\\n";; esac""")
+        os.utime(folder, (1000 + at, 1000 + at))
+    dash.builds = llamadash.Builds(dash.config)
+    listed = await dash.request("engines:list")
+    assert [build["id"] for build in listed["builds"]][:4] == [
+        "0.4.0-blas", "0.3.0-vulkan", "b11434-cuda", "b9999-cuda"]
+    assert listed["recommended"] == "b11434-cuda" and listed["builds"][0]["devices"] == []
+    names = {item["name"] for item in dash.gateway.snapshot()["devices"]}
+    assert names <= {"Main memory", "CUDA0"}  # what the default has, and not the same card by another name
+    os.utime(tmp_path / "data/engines/b9999-cuda", (2000, 2000))
+    await dash.builds.refresh()
+    assert dash.builds.recommended == "b9999-cuda"
+
+
+@run_async
 async def test_listing_and_choosing_a_build(dash: StubDash, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The choice is saved and told; one that cannot be used, is unknown, or was not given is refused."""
     monkeypatch.setenv("PATH", "/bin:/usr/bin")
@@ -6401,7 +6450,8 @@ async def test_a_build_that_tells_nothing(dash: StubDash, tmp_path: Path) -> Non
     assert instance.output.meta["n_ctx"] == 512 and instance.process
     family = psutil.Process(instance.process.pid).children(recursive=True)
     await instance.stop()
-    assert await running is None and family and not [item for item in family if alive(item)]
+    assert await running is None and family
+    await eventually(lambda: not any(map(alive, family)), "the last one is reaped")
     assert "asked to end" in dash.log() and "was killed" not in dash.log()
     await dash.pool.session.close()
 
@@ -8571,17 +8621,28 @@ async def test_a_model_goes_to_one_gpu_where_it_fits(
 
 @pytest.mark.parametrize(("parameters", "context", "gpus", "said"), [
     ({"ctx-size": 131072}, 93440, {"CUDA0": 9}, "cut to 93,440 of 131,072"), ({"ctx-size": 131072}, 131072, {}, None),
-    ({"ctx-size": 262144}, 131072, {"CUDA0": 9}, "trained for no more"), ({}, 4096, {"CUDA0": 0.9}, "7.1 GiB of its"),
-    ({}, 4096, {"CUDA0": 5, "CUDA1": 4}, None), ({"cpu-moe": True}, 4096, {"CUDA0": 0.9}, None), ({}, 4096, {}, None)])
+    ({"ctx-size": 262144}, 131072, {"CUDA0": 9}, "trained for no more"), ({}, 131072, {"CUDA0": 0.9}, "7.1 GiB of its"),
+    ({}, 131072, {"CUDA0": 5, "CUDA1": 4}, None), ({"cpu-moe": True}, 131072, {"CUDA0": 0.9}, None),
+    ({}, 131072, {}, None), ({}, 40960, {"CUDA0": 9}, "cut to 40,960 of 131,072"),  # as the engine fits by itself
+    ({"ctx-size": 0}, 40960, {"CUDA0": 9}, "cut to 40,960 of 131,072"),
+    ({"ctx-size": 131072, "parallel": 4}, 32768, {"CUDA0": 9}, None),  # each slot has its part
+    ({"parallel": 4}, 32768, {"CUDA0": 9}, "cut to 131,072 of 524,288"),  # where each could have had all
+    ({"ctx-size": 65536, "parallel": 4, "kv-unified": True}, 65536, {"CUDA0": 9}, None),
+    ({"ctx-size": 65536, "parallel": 4, "kv-unified": True}, 32768, {"CUDA0": 9}, "cut to 32,768 of 65,536")])
 def test_what_a_process_has_less_than_asked(parameters: Json, context: int, gpus: dict[str, float], said: str | None,
                                             ) -> None:
     """A cut context, that of the training, and weights that the GPU had no room for are three things, and are said."""
     group = llamadash.Group({"m": ROW}, parameters)
     devices = [{"name": name, "kind": "gpu", "used": used * GB} for name, used in gpus.items()]
-    instance = types.SimpleNamespace(slots=1, devices=[*devices, {"name": "Main memory", "kind": "cpu", "used": GB}],
+    instance = types.SimpleNamespace(slots=parameters.get("parallel", 4),
+                                     build=types.SimpleNamespace(options={"fit": ""}),
+                                     devices=[*devices, {"name": "Main memory", "kind": "cpu", "used": GB}],
                                      output=types.SimpleNamespace(meta={"n_ctx": context}))
     found = llamadash.less_than_asked(group, typing.cast(llamadash.Instance, instance))
     assert (found is None) if said is None else said in str(found)
+    instance.build.options = {"model": ""}  # an older one takes a context of its own where none is asked for
+    if not parameters.get("ctx-size"):
+        assert "context" not in str(llamadash.less_than_asked(group, typing.cast(llamadash.Instance, instance)))
 
 
 # -- Gateway and keys ------------------------------------------------------------------------------
