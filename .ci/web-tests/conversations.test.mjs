@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { branchTo, endOf, importStored, imported, outgoing, siblings, titleFrom, toMarkdown, upload } from "../../web/core/conversations.js";
+import { branchTo, endOf, importStored, imported, outgoing, samplingOf, siblings, titleFrom, toMarkdown, upload } from "../../web/core/conversations.js";
 import { calculate, runTool } from "../../web/core/tools.js";
 
 class FakeStorage {
@@ -70,6 +70,17 @@ test("what browsers kept comes to the server as it was, and is removed only once
   assert.deepEqual([sent[0][1].changes.head, sent[0][1].changes.created_at, sent[0][1].changes.updated_at], ["c.3", 1, 2]);
 });
 
+test("a broken message keeps neither the others of its conversation nor other conversations from being brought over", async () => {
+  const broken = [null, 5, "text", [], { role: "robot", content: "x" }, { role: "user" }, { id: 7, parent: "a", role: "user", content: "x" }];
+  const storage = new FakeStorage(Object.fromEntries([
+    ["bad", broken], ["half", [...broken, { role: "user", content: "kept" }]], ["good", [{ role: "user", content: "good" }]],
+  ].map(([id, messages]) => [`llamadash.conversation.${id}`, JSON.stringify({ id, messages })])));
+  const sent = [];
+  assert.equal(await importStored(storage, async (event, data) => sent.push(data)), 2);
+  assert.deepEqual(sent.map(({ id, messages }) => [id, messages.map(({ content }) => content)]), [["half", ["kept"]], ["good", ["good"]]]);
+  assert.deepEqual([...storage.items.keys()], ["llamadash.conversation.bad"]);
+});
+
 test("an exported conversation comes back with its branches, and what is none is not taken", async () => {
   const conversation = { ...imported(old), head: "a2", messages: tree };
   assert.deepEqual(imported(JSON.parse(JSON.stringify(conversation))), conversation);
@@ -78,6 +89,12 @@ test("an exported conversation comes back with its branches, and what is none is
   let tries = 0;
   await upload(async () => { if (!tries++) throw Object.assign(new Error("slow down"), { code: "RATE_LIMITED" }); }, conversation);
   assert.equal(tries, 2);
+});
+
+test("of a stored sampling only what the server takes is used", () => {
+  for (const stored of [null, "warm", 5, [1], { temperature: "warm", top_p: null, seed: NaN, min_p: true, other: 1 }]) assert.deepEqual(samplingOf(stored), {});
+  assert.deepEqual(samplingOf({ temperature: 0.5, seed: -1, max_tokens: "9", mirostat: 2 }), { temperature: 0.5, seed: -1 });
+  assert.deepEqual(imported({ ...old, parameters: "warm" }).parameters, {});
 });
 
 test("a title is cut between characters, never inside of one", () => {

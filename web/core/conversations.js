@@ -147,10 +147,12 @@ export function toMarkdown(conversation) {
  * @param {any} old @returns {Conversation | null} null where it is none
  */
 export function imported(old) {
-  if (typeof old?.id !== "string" || !Array.isArray(old.messages) || !old.messages.length) return null;
-  const linear = old.messages.every((/** @type {any} */ message) => message.parent === undefined);
+  if (typeof old?.id !== "string" || !Array.isArray(old.messages)) return null;
+  const whole = old.messages.filter(isMessage);
+  if (!whole.length) return null;
+  const linear = whole.every((/** @type {any} */ message) => message.parent === undefined);
   const id = old.id.slice(0, 40);
-  const messages = old.messages.map((/** @type {any} */ message, /** @type {number} */ at) => ({
+  const messages = whole.map((/** @type {any} */ message, /** @type {number} */ at) => ({
     ...kept(message, ["role", "content", "reasoning", "model", "stats", "error", "attachments", "tool_calls",
       "tool_call_id", "compare", "vote", "label", "thinking"]),
     ...(message.thinkingTime ? { thinking: message.thinkingTime * 1000 } : {}),
@@ -162,10 +164,21 @@ export function imported(old) {
   return {
     id, title: String(old.title || UNTITLED).slice(0, 200), folder: String(old.folder ?? ""),
     head: linear ? messages[messages.length - 1].id : old.head ?? null, model: String(old.model ?? ""),
-    system: String(old.system ?? ""), parameters: old.parameters ?? {}, tools: Boolean(old.tools), messages,
+    system: String(old.system ?? ""), parameters: samplingOf(old.parameters), tools: Boolean(old.tools), messages,
     created_at: old.created_at ?? old.createdAt ?? Date.now(),
     updated_at: old.updated_at ?? old.updatedAt ?? Date.now(),
   };
+}
+
+/** Whether this is a message that the server takes; a broken one is left out. @param {any} message */
+const isMessage = (message) => ["user", "assistant", "tool"].includes(message?.role)
+  && typeof message.content === "string"
+  && (message.parent === undefined || (typeof message.id === "string" && typeof (message.parent ?? "") === "string"));
+
+/** What can be used of a stored sampling, whatever it may be. @param {any} stored @returns {Sampling} */
+export function samplingOf(stored) {
+  const own = kept(Object(stored), ["temperature", "top_p", "top_k", "min_p", "max_tokens", "seed"]);
+  return Object.fromEntries(Object.entries(own).filter(([, value]) => Number.isFinite(value)));
 }
 
 /** @param {any} from @param {string[]} names */

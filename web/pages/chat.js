@@ -16,7 +16,7 @@ import { LIMITS, attach } from "../core/attachments.js";
 import { Chat } from "../core/chat.js";
 import { Component, h } from "../core/component.js";
 import {
-  UNTITLED, branchTo, imported, makeId, parsed, siblings, titleFrom, toMarkdown, upload,
+  UNTITLED, branchTo, imported, makeId, parsed, samplingOf, siblings, titleFrom, toMarkdown, upload,
 } from "../core/conversations.js";
 import { bytes, percent, relativeTime } from "../core/format.js";
 import { TOOLS } from "../core/tools.js";
@@ -199,7 +199,7 @@ export class ChatPage extends Component {
     const now = Date.now();
     return {
       id: makeId(), title: UNTITLED, folder: "", head: null, created_at: now, updated_at: now, tools: false, system: "",
-      model: this.preferredModel(), parameters: parsed(readStorage(SAMPLING_KEY)) ?? {}, messages: [],
+      model: this.preferredModel(), parameters: samplingOf(parsed(readStorage(SAMPLING_KEY))), messages: [],
     };
   }
 
