@@ -1461,7 +1461,7 @@ class DatabaseFile(Statements):
             with self.explained(what, target):
                 if target.parent == self.path.parent / "backups":
                     target.parent.mkdir(mode=0o700, exist_ok=True)
-                partial.touch(mode=0o600)
+                partial.touch(mode=0o600, exist_ok=False)
                 with self.backing_up, contextlib.closing(sqlite3.connect(self.path)) as source, \
                         contextlib.closing(sqlite3.connect(partial)) as copy:
                     source.backup(copy)
@@ -1503,8 +1503,9 @@ class DatabaseFile(Statements):
         """Move a damaged file aside and put the newest good backup in its place; a start after a kill goes on."""
         good, copy = self.good_backup(), self.path.with_name(f".{self.path.name}.restored")
         if good:  # first of all: there may be no room for it
+            copy.unlink(missing_ok=True)  # where it is a link, what that leads to stays as it is
+            copy.touch(mode=0o600, exist_ok=False)
             shutil.copyfile(good, copy)
-            os.chmod(copy, 0o600)
         aside = self.name_aside("damaged")
         for suffix in DATABASE_FILES:
             with contextlib.suppress(FileNotFoundError):
@@ -1540,7 +1541,7 @@ class DatabaseFile(Statements):
                 raise DatabaseUnavailable(f"{self.path.parent} is on another disk than when llamadash started.")
             copy = self.path.with_name(f".{self.path.name}.restored")
             copy.unlink(missing_ok=True)
-            copy.touch(mode=0o600)
+            copy.touch(mode=0o600, exist_ok=False)
             with contextlib.closing(sqlite3.connect(copy)) as target:
                 self.connection.backup(target)
                 target.execute("PRAGMA journal_mode = DELETE")
@@ -9126,12 +9127,12 @@ class Attachments:
         if part == 0:
             self.folder.mkdir(mode=0o700, exist_ok=True)
             partial.unlink(missing_ok=True)
-            partial.touch(mode=0o600)
+            partial.touch(mode=0o600, exist_ok=False)
             if files_size(*self.folder.iterdir()) > 4_000_000_000:
                 raise StorageFull("There is no room for more files. Delete old conversations.")
         elif part != self.parts.pop(client, None):
             raise Conflict("The parts of this file did not come in order. Send it again.")
-        with partial.open("ab") as file:
+        with open(partial, "ab", opener=plain_file) as file:
             file.write(content)
         self.parts[client] = part + 1
         if part + 1 < of:

@@ -2041,6 +2041,19 @@ def test_a_good_database_that_is_not_as_ours_is_refused(
     assert not list(backed_up.parent.glob("*damaged*"))
 
 
+def test_a_backup_is_restored_over_no_planted_link(backed_up: Path) -> None:
+    """What a link leads to that has the name of the copy stays as it is, and so do its permissions."""
+    victim = backed_up.with_name("victim")
+    victim.write_text("precious")
+    victim.chmod(0o644)
+    backed_up.with_name(f".{backed_up.name}.restored").symlink_to(victim)
+    backed_up.write_bytes(b"no database " * 1000)
+    with contextlib.closing(llamadash.Database(backed_up)) as database:
+        assert database.get_meta("kept") == 1
+    assert (victim.read_text(), stat.S_IMODE(victim.stat().st_mode)) == ("precious", 0o644)
+    assert not backed_up.is_symlink() and stat.S_IMODE(backed_up.stat().st_mode) == 0o600
+
+
 def test_a_database_is_opened_without_writing_to_it(tmp_path: Path) -> None:
     """What holds for the whole file is set when it is made."""
     path = tmp_path / "llama.db"
