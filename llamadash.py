@@ -9162,10 +9162,11 @@ class Attachments:
             part |= {"type": "image_url", "image_url": {"url": f"data:{kind};base64,{data}"}} if "image" in kind else {
                 "type": "input_audio", "input_audio": {"data": data, "format": sound}}
 
-    def delete_unnamed(self, named: set[str]) -> None:
+    def delete_unnamed(self, named: set[str], clock: TrustedClock) -> None:
         """Delete what no message names, but not before a day in which one may come to name it."""
-        for path in self.folder.iterdir() if self.folder.is_dir() else ():
-            if path.name not in named and path.stat().st_mtime < time.time() - 86_400:
+        until = clock.now() - DAY  # which may put the clock in doubt
+        for path in self.folder.iterdir() if self.folder.is_dir() and not clock.doubt else ():
+            if path.name not in named and path.stat().st_mtime * 1000 < until:
                 path.unlink(missing_ok=True)
 
 
@@ -12553,7 +12554,8 @@ async def keep_house(dash: Dash) -> None:
         # one that was renewed, where the pair fits, serves connections from now on
         dash.tls = await dash.chore("the certificate is not renewed", tls_context, dash.config.tls_cert,
                                     dash.config.tls_key, place=str(dash.config.tls_cert)) or dash.tls
-        await dash.chore("attachments", lambda: dash.chats.attachments.delete_unnamed(dash.db.attachments()))
+        await dash.chore("attachments", lambda: dash.chats.attachments.delete_unnamed(
+            dash.db.attachments(), dash.db.clock))
         await dash.downloads.look_for_newer()
         await dash.installer.look_for_newer()
         await asyncio.sleep(PRUNE_INTERVAL)

@@ -10452,7 +10452,9 @@ async def test_conversations_have_bounds(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @run_async
-async def test_attachments_come_in_parts_and_go_to_the_model(tmp_path: Path) -> None:
+async def test_attachments_come_in_parts_and_go_to_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """In order, kept by their hash, readable by the owner only, whatever their name; unnamed ones go after a day."""
     dash = StubDash(tmp_path)
     client: Any = types.SimpleNamespace(id="me")
@@ -10486,7 +10488,14 @@ async def test_attachments_come_in_parts_and_go_to_the_model(tmp_path: Path) -> 
     for name, moment in (("b" * 64, 0), ("new.part", time.time())):
         (folder / name).touch()
         os.utime(folder / name, (moment, moment))
-    dash.chats.attachments.delete_unnamed(dash.db.attachments())
+    now = llamadash.now_ms()
+    with monkeypatch.context() as patch:  # a clock that is wrong deletes nothing
+        patch.setattr(llamadash, "now_ms", lambda: now + 600 * llamadash.DAY)
+        patch.setattr(time, "time", lambda: now / 1000 + 600 * 86_400)
+        dash.chats.attachments.delete_unnamed(dash.db.attachments(), dash.db.clock)
+    assert {path.name for path in folder.iterdir()} == {kept["hash"], "new.part", "me.part", "b" * 64}
+    dash.db.clock = llamadash.TrustedClock({}, now)
+    dash.chats.attachments.delete_unnamed(dash.db.attachments(), dash.db.clock)
     assert {path.name for path in folder.iterdir()} == {kept["hash"], "new.part", "me.part"}
     dash.db.close()
 
