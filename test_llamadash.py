@@ -16413,6 +16413,46 @@ async def test_every_page_is_accessible(start: Callable[..., Server], tmp_path: 
         await check("disconnected")
 
 
+DRAWN_LABELS = """() => [...document.querySelectorAll("main :is(h2, h3, .field-label)")].filter((element) =>
+    !element.closest(".budget .form-grid, .parameter-form .is-set")).map((element) => element.textContent.trim())"""
+LISTED_SETTINGS = """async (parameters) => {
+    const { settingEntries } = await import("/components/palette.js");
+    return settingEntries({ get: () => ({ parameters }) }).map(({ path, reveal }) => [path, reveal]);
+}"""
+
+
+@run_async
+async def test_every_setting_is_found_by_the_words_on_its_page(start: Callable[..., Server], tmp_path: Path) -> None:
+    """Each heading and label of both pages stands in the list of Ctrl K, which names nothing else; also parameters."""
+    library_of_models(tmp_path / "server-0" / "models")
+    server = start()
+    client = await Dashboard().connect(server)
+    parameters = (await client.request("config:get"))["parameters"]
+    await client.close()
+    async with chromium(server) as browser:
+        page = await browser.open("/settings")
+        listed = await page.evaluate(LISTED_SETTINGS, parameters)
+        assert len(listed) > 100
+        for path, ready in (("/settings", "h2:text-is('About') >> xpath=../..//dl"), ("/configuration", ".budget")):
+            await page.goto(server.url + path)
+            await page.wait_for_selector(ready)
+            drawn = await page.evaluate(DRAWN_LABELS)
+            titles = [title for where, title in listed if where == path]
+            assert [title for title in titles if not any(label.startswith(title) for label in drawn)] == []
+            assert {label for label in drawn if not label.startswith(tuple(titles))} <= {"Repeat password"}
+        await page.goto(server.url)
+        await page.wait_for_selector(".strip-success")
+        await page.keyboard.press("Control+k")
+        await page.wait_for_selector(".picker")
+        last = parameters[-1]["label"]  # in a group that is closed
+        await page.keyboard.type(last)
+        await page.wait_for_selector(f".picker-item.is-chosen:has-text({json.dumps(last)})")
+        await page.keyboard.press("Enter")
+        await page.wait_for_function("label => document.activeElement.labels?.[0]?.textContent === label", arg=last)
+        assert await page.evaluate("document.activeElement.checkVisibility()")
+        assert browser.problems == []
+
+
 @run_async
 async def test_everything_is_done_by_keys(start: Callable[..., Server], tmp_path: Path) -> None:
     """Ctrl K finds models, pages and settings by a few letters, the last ones first; / searches, ? lists keys, g goes;

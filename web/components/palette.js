@@ -28,13 +28,17 @@ const PAGES = [
 /** @type {{[path: string]: string[]}} the titles of sections and labels of fields that can be gone to */
 const SETTINGS = {
   "/configuration": [
-    "Model folders", "Address", "Port", "Models at once", "Idle time", "Minimum residency", "Longest wait",
-    "Default model", "Default build", "Start with llamadash", "Look for newer builds", "Memory budget",
-    "Engine builds", "Defaults for all models", "models.ini",
+    "Model folders", "API for clients", "Address", "Port", "Default model", "Memory", "Models at once", "Idle time",
+    "Minimum residency", "Longest wait", "Memory budget", "Left to other programs", "Schedules", "Engine",
+    "Default build", "Start with llamadash", "Look for newer builds", "Look for newer models", "Engine builds",
+    "Defaults for all models", "models.ini",
   ],
   "/settings": [
-    "Appearance", "Measure every", "Minimum level", "Password", "Sessions", "API keys", "Backup",
-    "Export or import settings", "About",
+    "API keys", "Appearance", "Theme", "Monitoring", "Measure every", "Keep measurements", "Keep their averages",
+    "Energy", "Price", "Currency", "Logs", "Minimum level", "Keep log lines", "At most", "Security", "New password",
+    "Sessions", "Open on a phone", "Alerts", "Tell me when", "Sent to", "Limits", "GPU temperature",
+    "GPU memory in use", "Disk in use", "Backup and transfer", "Back up the database", "Export or import settings",
+    "About",
   ],
 };
 
@@ -146,6 +150,7 @@ export async function openPalette({ state, router, query = "" }) {
     },
   }));
   const picker = open;
+  state.load("config").then(() => picker.refresh(), () => {}); // with the parameters that can be gone to
   conversations.push(...await conversationEntries(state)); // may take its time
   picker?.refresh();
 }
@@ -153,7 +158,7 @@ export async function openPalette({ state, router, query = "" }) {
 /** @param {string} query @param {any} state @param {Entry[]} conversations @returns {Entry[]} */
 function search(query, state, conversations) {
   const recent = recentIds();
-  const all = [...modelEntries(state), ...pageEntries(), ...conversations, ...settingEntries()]
+  const all = [...modelEntries(state), ...pageEntries(), ...conversations, ...settingEntries(state)]
     .map((entry) => ({ ...entry, rank: (entry.rank ?? 0) + (recent.includes(entry.id) ? 15 : 0) }));
   const text = query.trim();
   if (text) return [...best(query, all), logSearch(text)];
@@ -198,12 +203,17 @@ function pageEntries() {
     { id: `page ${path}`, title, kind: "Page", note: `g ${letter}`, path, iconName, rank: 8 }));
 }
 
-/** @returns {Entry[]} */
-function settingEntries() {
-  return Object.entries(SETTINGS).flatMap(([path, titles]) => titles.map((title) => ({
-    id: `setting ${path} ${title}`, title, kind: "Setting", iconName: path.slice(1), path, reveal: title,
-    detail: path === "/settings" ? "Settings" : "Configuration",
-  })));
+/** @param {any} state @returns {Entry[]} */
+export function settingEntries(state) {
+  const entry = (/** @type {string} */ path, /** @type {string} */ title, /** @type {string} */ detail) => ({
+    id: `setting ${path} ${title}`, title, kind: "Setting", iconName: path.slice(1), path, reveal: title, detail,
+  });
+  const parameters = /** @type {Json[]} */ (state.get("config")?.parameters ?? []);
+  return [
+    ...Object.entries(SETTINGS).flatMap(([path, titles]) => titles.map((title) => (
+      entry(path, title, path === "/settings" ? "Settings" : "Configuration")))),
+    ...parameters.map(({ key, label }) => entry("/configuration", label, `Default for all models · ${key}`)),
+  ];
 }
 
 /** @param {string} text @returns {Entry} */
@@ -246,8 +256,9 @@ async function go(router, { path = "/", reveal }) {
   await router.navigate(path);
   if (!reveal) return;
   for (let tries = 0; tries < 30; tries += 1) { // what is to be shown may still have to be asked for
-    const found = [...document.querySelectorAll("main :is(h2, h3, label, legend, .field-label)")]
-      .find((element) => element.textContent?.trim().startsWith(reveal));
+    const labels = [...document.querySelectorAll("main :is(h2, h3, label, legend, .field-label)")];
+    const begins = labels.filter((element) => element.textContent?.trim().startsWith(reveal));
+    const found = begins.find((element) => element.textContent?.trim() === reveal) ?? begins[0];
     if (found) return point(/** @type {HTMLElement} */ (found));
     await new Promise((resolve) => setTimeout(resolve, 100));
   }
@@ -255,6 +266,8 @@ async function go(router, { path = "/", reveal }) {
 
 /** @param {HTMLElement} element a heading, or the label of a field */
 function point(element) {
+  const group = element.closest("details");
+  if (group) group.open = true;
   element.scrollIntoView({ block: "center" });
   const field = /** @type {HTMLLabelElement} */ (element).control;
   if (!field) element.setAttribute("tabindex", "-1");

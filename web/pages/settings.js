@@ -419,8 +419,7 @@ export class SettingsPage extends Component {
           "current", "Current password", password.current, passwordErrors.current, "current-password"
         ),
         this.passwordField(
-          "password", features.password ? "New password" : "Password", password.password, passwordErrors.password,
-          "new-password"
+          "password", "New password", password.password, passwordErrors.password, "new-password"
         ),
         this.passwordField("again", "Repeat password", password.again, passwordErrors.again, "new-password"),
         h("div", { key: "row", className: "row" },
