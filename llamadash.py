@@ -719,6 +719,15 @@ def without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
+def file_behind(path: str, flags: int) -> int:
+    """An opener for open(): the file, also one that a link leads to, but no pipe or device, which may never answer."""
+    descriptor = without_waiting(path, flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no file", path)
+    return descriptor
+
+
 def write_privately(target: Path, content: str, like: os.stat_result | None = None) -> None:
     """Replace `target` by `content` in one step, readable by its owner only, or as the file that is `like` tells."""
     descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")  # 0600
@@ -1218,10 +1227,21 @@ def storage_problem(path: Path) -> OSError | None:
             mmap.mmap(numbers[0], 4096).close()
     except OSError as problem:
         return OSError(*(means or (problem.errno, problem.strerror)), folder)
-    for file in (f"{path}{suffix}" for suffix in DATABASE_FILES):
-        if os.path.lexists(file) and not (os.path.isfile(file) and os.access(file, os.R_OK | os.W_OK)):
+    for file in files_of(path):
+        if not (os.path.isfile(file) and os.access(file, os.R_OK | os.W_OK)):
             return OSError(errno.EACCES, "Not a file that this user may read and write", file)
     return None
+
+
+def files_of(path: Path) -> list[str]:
+    """What is there of all that SQLite opens for the database at `path`."""
+    return [file for suffix in (*DATABASE_FILES, "-journal") if os.path.lexists(file := f"{path}{suffix}")]
+
+
+def require_files(path: Path) -> None:
+    """SQLite's error where any of a database's files is a pipe or a device, which SQLite would wait for."""
+    if not all(map(os.path.isfile, files_of(path))):
+        raise sqlite3.OperationalError("unable to open database file")
 
 
 def insert(db: sqlite3.Connection, table: str, row: Json, *, replace: bool = False) -> int:
@@ -1376,6 +1396,7 @@ class DatabaseFile(Statements):
     def connect(self, version: int | None = None) -> sqlite3.Connection:
         """A connection to the file, which must be of `version` if given, set up for one writer and many readers."""
         with contextlib.ExitStack() as failed, self.explained(f"{self.path} cannot be opened"):
+            require_files(self.path)
             if not os.path.lexists(self.path) or not self.path.stat().st_size:
                 if version or self.good_backup():  # else this is the first start
                     raise DatabaseDamaged("it is missing or empty")
@@ -2119,6 +2140,7 @@ class Database(ModelRows, MetricRows, RequestRows, AccessRows, ConversationRows)
 
 def read_only(path: Path, options: str = "") -> sqlite3.Connection:
     """A connection that changes nothing; with `&immutable=1` it sees the file alone, without its log."""
+    require_files(path)
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro{options}", uri=True, timeout=BUSY_TIMEOUT)
     connection.row_factory, connection.text_factory = sqlite3.Row, LENIENT_TEXT
     return connection
@@ -5291,7 +5313,7 @@ def protocol_of(program: str) -> str:
     libraries = [path for pattern in ("lib*.so*", "lib*.dylib", "*.dll") for place in (folder, folder.parent / "lib")
                  for path in place.glob(pattern) if re.search("llama|server", path.name)]
     for path in (Path(program), *libraries):
-        with contextlib.suppress(OSError, ValueError), path.open("rb") as file, \
+        with contextlib.suppress(OSError, ValueError), open(path, "rb", opener=file_behind) as file, \
                 mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             if (at := content.find(PROTOCOL)) >= 0:
                 return "state" if content.find(PROTOCOL + b":state", at) >= 0 else "ready"
@@ -10884,10 +10906,11 @@ def alert_targets(config: Config) -> Iterator[AlertTarget]:
     path, parser = config.data_dir / "alerts.ini", configparser.ConfigParser(interpolation=None)
     parser.read_dict({name: {"url": address} for name, address in config.alerts})
     try:
-        if parser.read(path, "utf-8"):
+        with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8", opener=file_behind) as file:
+            parser.read_file(file)
             os.chmod(path, 0o600)
-    except (configparser.Error, OSError, ValueError) as problem:
-        log.warning("%s is not used: %s", path, type(problem).__name__)  # whose message may hold a secret
+    except (configparser.Error, OSError, ValueError) as problem:  # whose message may hold a secret
+        log.warning("%s is not used: %s", path, getattr(problem, "strerror", type(problem).__name__))
     for name in parser.sections():
         address, variable = parser[name].get("url", ""), re.sub("[^A-Za-z0-9]", "_", name).upper()
         secret = os.environ.get(f"LLAMADASH_ALERT_{variable}_SECRET", parser[name].get("secret", ""))
@@ -12532,7 +12555,7 @@ def tls_context(certificate: Path | None, key: Path | None) -> ssl.SSLContext | 
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
         for path in (certificate, key):
-            path.open("rb").close()  # its error names the file
+            open(path, "rb", opener=file_behind).close()  # its error names the file
         context.load_cert_chain(certificate, key, password="")  # never asks for one
     except (ssl.SSLError, ValueError) as problem:
         renewing = "MISMATCH" in (getattr(problem, "reason", None) or "")  # one of two good files was replaced so far

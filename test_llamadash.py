@@ -12199,6 +12199,10 @@ def test_places_for_alerts_come_from_options_and_a_file_of_the_owner_alone(
     path.write_text("secret = hidden")
     assert [target.name for target in llamadash.alert_targets(config)] == ["hook"]
     assert "alerts.ini is not used" in caplog.text and "hidden" not in caplog.text
+    path.unlink()
+    os.mkfifo(path)
+    assert [target.name for target in llamadash.alert_targets(config)] == ["hook"]
+    assert "alerts.ini is not used: it is no file" in caplog.text
 
 
 @run_async
@@ -14041,12 +14045,38 @@ def test_a_folder_for_downloads_that_is_mounted_later_ends_nothing(tmp_path: Pat
 def test_a_certificate_that_cannot_be_read_is_waited_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int,
                                                          code: int) -> None:
     """A share that is away for now mends itself; rights do not."""
-    def unreadable(path: Path, *_: Any) -> Any:
-        raise OSError(number, os.strerror(number), str(path))
-    monkeypatch.setattr(Path, "open", unreadable)
+    def unreadable(path: str, _flags: int) -> int:
+        raise OSError(number, os.strerror(number), path)
+    for file in ("cert", "key"):
+        (tmp_path / file).touch()
+    monkeypatch.setattr(llamadash, "file_behind", unreadable)
     with pytest.raises(llamadash.DashError, match="cannot be read") as refused:
-        llamadash.tls_context(tmp_path, tmp_path / "key")
+        llamadash.tls_context(tmp_path / "cert", tmp_path / "key")
     assert refused.value.details["exit_code"] == code
+
+
+@pytest.mark.parametrize(("name", "code"), [
+    ("cert", 2), *((f"data/{llamadash.DATABASE_NAME}{suffix}", 75) for suffix in ("", "-journal", "-wal", "-shm"))])
+def test_a_pipe_in_the_place_of_a_file_is_named(tmp_path: Path, name: str, code: int) -> None:
+    """Nobody writes into it, and a start that would wait for that ends and says which it is."""
+    server = Server(tmp_path, program="/nonexistent/llama-server")
+    server.data.mkdir(mode=0o700)
+    llamadash.Database(server.data / llamadash.DATABASE_NAME).close()
+    (tmp_path / "key").touch()
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    options = ["--tls-cert", str(tmp_path / "cert"), "--tls-key", str(tmp_path / "key")] if name == "cert" else []
+    result = server.run("--port", "0", "--api-port", "0", *options)
+    assert (result.returncode, str(tmp_path / name) in result.stderr) == (code, True), result.stderr
+
+
+def test_a_start_waits_for_no_pipe_with_alerts(tmp_path: Path) -> None:
+    """It goes on without the places that nobody writes into it."""
+    server = Server(tmp_path, program="/nonexistent/llama-server")
+    server.data.mkdir(mode=0o700)
+    os.mkfifo(server.data / "alerts.ini")
+    server.start()
+    assert server.stop() == 0
 
 
 @pytest.mark.parametrize("option", ["--host", "--api-host"])
