@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { timeTicks } from "../../web/components/chart.js";
+import { timeMarks, timeTicks } from "../../web/components/chart.js";
 import { dateTime, foreignZone, setTimeZone, wall } from "../../web/core/format.js";
 
 const ZONE = process.env.TZ;
@@ -23,6 +23,25 @@ test("marks of hours are whole hours, also in a night when the clocks change", (
   for (const [month, day, marks] of [[2, 28, [22, 0, 3, 4, 6, 8]], [9, 24, [0, 3, 6, 9]]]) { // there is no 2 o'clock in March
     const hours = shown(new Date(2026, month, day, 21, 30), new Date(2026, month, day + 1, 9, 30), 6).map((text) => Number(text.slice(16, 18)));
     assert.deepEqual(hours, marks);
+  }
+});
+
+test("an axis has times and days in the browser's own form, with room for them", (t) => {
+  const [time, date] = [Date.prototype.toLocaleTimeString, Date.prototype.toLocaleDateString];
+  t.after(() => { process.env.TZ = ZONE ?? ""; Object.assign(Date.prototype, { toLocaleTimeString: time, toLocaleDateString: date }); });
+  process.env.TZ = "UTC";
+  const browser = (own) => {
+    Date.prototype.toLocaleTimeString = function (locale, options) { return time.call(this, locale ?? own, options); };
+    Date.prototype.toLocaleDateString = function (locale, options) { return date.call(this, locale ?? own, options); };
+  };
+  const evening = Date.UTC(2026, 10, 27, 22, 30);
+  for (const [own, length, first] of [["en-US", 7_200_000, /^10:30\sPM$/], ["en-US", 120_000, /^10:30:00\sPM$/],
+    ["de", 7_200_000, /^22:30$/], ["en-US", 7 * 86_400_000, /^Nov 28$/], ["de", 7 * 86_400_000, /^28. Nov/]]) {
+    browser(own);
+    const marks = timeMarks(evening, evening + length, 500);
+    assert.match(marks[0].text, first);
+    const widest = Math.max(...marks.map(({ text }) => text.length)) * 6.4;
+    assert.ok((marks[1].tick - marks[0].tick) / length * 500 > widest, `${own} ${marks.map(({ text }) => text)}`);
   }
 });
 

@@ -20,6 +20,8 @@ const RIGHT = 10;
 const TOP = 8;
 const BOTTOM = 22;
 const CHARACTER = 6.4; // width of an axis label's character, px
+const MARK_ROOM = 64; // px from one time on the axis to the next
+const MARK_GAP = 14; // px between two of them that are long, as "10:30:15 PM"
 const MARK_REACH = 6; // px around the pointer in which marks are read out
 const MOST_MARKS = 4; // read out at once
 const DASHES = ["", "6 3", "2 3", "9 3 2 3"];
@@ -66,15 +68,30 @@ export function timeTicks(from, to, count) {
   }
 }
 
+/**
+ * The marks of a time axis of this width, as many as there is room for in the browser's own form.
+ * @param {number} from @param {number} to @param {number} width px
+ * @returns {{tick: number, text: string}[]}
+ */
+export function timeMarks(from, to, width) {
+  const marks = (/** @type {number} */ room) => {
+    const { ticks, step } = timeTicks(from, to, Math.max(2, Math.floor(width / room)));
+    return ticks.map((tick) => ({ tick, text: timeLabel(tick, step) }));
+  };
+  const usual = marks(MARK_ROOM);
+  const room = Math.max(...usual.map(({ text }) => text.length)) * CHARACTER + MARK_GAP;
+  return room > MARK_ROOM ? marks(room) : usual;
+}
+
 /** @param {number} time @param {number} step */
 function timeLabel(time, step) {
   const date = wall(time);
   const midnight = date.getUTCHours() === 0 && date.getUTCMinutes() === 0;
   if (step >= DAY || (midnight && step >= MINUTE)) {
-    return date.toLocaleDateString("en-GB", { day: "numeric", month: "short", timeZone: "UTC" });
+    return date.toLocaleDateString(undefined, { day: "numeric", month: "short", timeZone: "UTC" });
   }
-  return date.toLocaleTimeString("en-GB", {
-    hour: "2-digit", minute: "2-digit", ...(step < MINUTE ? { second: "2-digit" } : {}), timeZone: "UTC",
+  return date.toLocaleTimeString(undefined, {
+    hour: "numeric", minute: "2-digit", ...(step < MINUTE ? { second: "2-digit" } : {}), timeZone: "UTC",
   });
 }
 
@@ -256,15 +273,17 @@ export class Chart extends Component {
 
   /** @param {any} shape */
   renderAxes({ left, inner, floor, labels, from, to, x, y, empty }) {
-    const { ticks, step } = timeTicks(from, to, Math.max(2, Math.floor(inner / 64)));
+    const half = (/** @type {string} */ text) => (text.length * CHARACTER) / 2;
+    const marks = timeMarks(from, to, inner).filter(({ tick, text }) => x(tick) > Math.max(left + 14, half(text))
+      && x(tick) < left + inner + Math.min(-12, RIGHT - half(text)));
     return h("g", { key: "axes" },
       labels.map((/** @type {any} */ { tick, text }) => h("g", { key: `y${tick}` },
         h("line", { className: "chart-grid", x1: left, x2: left + inner, y1: px(y(tick)), y2: px(y(tick)) }),
         h("text", { className: "chart-axis", x: left - 7, y: px(y(tick)) + 4, "text-anchor": "end" },
           empty ? "" : text))),
-      ticks.filter((tick) => x(tick) > left + 14 && x(tick) < left + inner - 12).map((tick) =>
+      marks.map(({ tick, text }) =>
         h("text", { key: `x${tick}`, className: "chart-axis", x: px(x(tick)), y: floor + 16, "text-anchor": "middle" },
-          timeLabel(tick, step))));
+          text)));
   }
 
   /** @param {any} shape */
