@@ -368,8 +368,11 @@ def checked(value: Any, kind: Any, field: str, longest: float = MAX_TEXT) -> Any
         bounds, sized = arguments[1], isinstance(arguments[1], Length)
         value = checked(value, arguments[0], field, bounds.high if sized else MAX_TEXT)
         if not bounds.low <= (len(value) if sized else value) <= bounds.high:
-            what = "have this many characters or items:" if sized else "be from"
-            raise InvalidRequest(f"{field} must {what} {bounds.low:.15g} to {bounds.high:.15g}", field=field)
+            problem = f"be from {bounds.low:.15g} to {bounds.high:.15g}"
+            if sized:
+                unit = "characters" if isinstance(value, str) else "items"
+                problem = f"have {bounds.low:,.15g} to {bounds.high:,.15g} {unit}"
+            raise InvalidRequest(f"{field} must {problem}", field=field)
         return value
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in arguments:
@@ -400,7 +403,7 @@ def checked_plain(value: Any, expected: Any, field: str, longest: float) -> Any:
     if type(value) is not expected:
         raise InvalidRequest(f"{field} must be {TYPE_NAMES.get(expected, expected)}", field=field)
     if expected is str and len(value) > longest:
-        raise InvalidRequest(f"{field} may have at most {longest:g} characters", field=field)
+        raise InvalidRequest(f"{field} may have at most {longest:,.15g} characters", field=field)
     if expected is str and not encodable(value):
         raise InvalidRequest(f"{field} holds characters that no text has", field=field)
     if (expected is int and abs(value) >= 2**63) or (expected is float and not math.isfinite(value)):
@@ -1576,7 +1579,7 @@ class DatabaseFile(Statements):
             self.connection.close()
             self.connection, self.threads = self.connect(), threading.local()
             self.files = self.files_at_path()
-            self.notice = f"{self.path} was taken away or replaced while llamadash ran: it was written again" + (
+            self.notice = f"{self.path} was removed or replaced while llamadash was running: it was written again" + (
                 f", and what lay there is now {aside.name}." if os.path.lexists(aside) else ".")
             log.error("%s", self.notice)
 
@@ -4455,7 +4458,7 @@ def find_model(path: str, folders: list[Path], rows: list[Json]) -> tuple[Json, 
     if not any(within(absolute, os.path.realpath(item)) for item in folders):
         raise InvalidRequest(f"{path} is in no model folder: add its folder in Configuration", field="model.path")
     if not os.path.isabs(path) or not absolute.lower().endswith(".gguf") or not os.path.lexists(absolute):
-        raise InvalidRequest(f"there is no GGUF file at {path}", field="model.path")
+        raise InvalidRequest(f"There is no GGUF file at {path}", field="model.path")
     others, depth = [row for row in rows if row["path"] != absolute], 0
     while re.fullmatch(QUANTIZATION_FOLDER, os.path.basename(folder)):  # its projector may lie above
         folder, depth = os.path.dirname(folder), depth + 1
@@ -4734,7 +4737,7 @@ PARAMETER_GROUPS: dict[str, list[tuple[Any, ...]]] = {
         ("float", "xtc-threshold", "XTC threshold", "Tokens above this may be left out.", 0, 1, 0.1),
         ("choice", "mirostat", "Mirostat", "0 is off; replaces the other samplers.", ("0", "1", "2"), "0"),
         ("int", "seed s", "Seed", "-1 draws a new one for each request.", -1, 2**32 - 1, -1),
-        ("int", "predict n n-predict", "Longest answer", "In tokens; -1 is without limit.", -1, 16_777_216, -1),
+        ("int", "predict n n-predict", "Longest answer", "In tokens; -1: no limit.", -1, 16_777_216, -1),
         ("text", "sampling-seq sampler-seq", "Sampler order", "One letter for each sampler.", r"[a-z]{1,20}"),
     ], "Chat": [
         ("bool", "jinja", "Jinja templates", "Use the model's own chat template in full.", True),
@@ -4771,7 +4774,7 @@ PARAMETER_GROUPS: dict[str, list[tuple[Any, ...]]] = {
         ("choice", "cache-type-v-draft ctvd spec-draft-type-v", "Draft cache, values", "As above.", CACHE_TYPES, "f16"),
     ], "Adapters and images": [
         ("path", "lora", "LoRA adapters", "GGUF files, separated by commas.", True),
-        ("path", "mmproj mm", "Projector", "For images and sound; found beside the model by itself."),
+        ("path", "mmproj mm", "Projector", "For images and sound; detected next to the model."),
         ("bool", "mmproj-auto", "Use the projector", "Off saves its memory; the model then reads text only.", True),
         ("bool", "mmproj-offload", "Projector on the GPU", "Off keeps it in main memory.", True),
         ("int", "image-min-tokens", "Fewest tokens an image", "For models with a dynamic resolution.", 0, 100_000),
@@ -4798,7 +4801,7 @@ def validated_parameters(parameters: Json, folders: list[Path], field: str = "pa
     for key, value in parameters.items():
         at = f"{field}.{key}" if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", key) else field
         if key not in PARAMETERS:
-            raise InvalidRequest("there is no such parameter", field=at)
+            raise InvalidRequest("There is no such parameter", field=at)
         if key == "parallel" and value == 0:
             raise InvalidRequest("Slots must be -1 or more than 0", field=at)
         if value is not None:
@@ -4859,7 +4862,7 @@ def render_presets(models: list[Json], defaults: Json) -> str:
 def parse_presets(text: str) -> dict[str, dict[str, str]]:
     """The sections of a preset file, or what a pasted command line says; InvalidRequest names a senseless line."""
     if "\0" in text or not encodable(text):
-        raise InvalidRequest("this is no text", field="ini")
+        raise InvalidRequest("This is not text", field="ini")
     lines = [line.strip(" \t") for line in re.split(r"\r\n|\n|\r", text.lstrip("\ufeff"))]
     if re.search(r"(?im)llama|^[ \t]*-", text) and not any(line.startswith("[") for line in lines) and (
             commands := parse_commands(text)):
@@ -4874,7 +4877,7 @@ def parse_presets(text: str) -> dict[str, dict[str, str]]:
             key = found[1].replace("_", "-") if found[1].islower() else found[1]
             sections.setdefault(current, {})[key] = found[found.lastindex or 0].rstrip(" \t")
         elif line and line[0] not in ";#":
-            problem = f"line {at} is no section, no key = value, no comment and no llama-server command"
+            problem = f"line {at} is not a section, key = value, comment or llama-server command"
             raise InvalidRequest(problem, field="ini")
     return sections
 
@@ -5245,7 +5248,7 @@ def find_builds(config: Config) -> list[Build]:
     if given and not re.match(r"https?://", given):
         program = shutil.which(os.path.expanduser(given))
         found.append(build_of("given", os.path.abspath(program) if program else given,
-                              None if program else f"{given} is no program"))
+                              None if program else f"{given} is not a program"))
     installed = [(folder.stat().st_mtime_ns, numbers_of(folder.name), folder)
                  for folder in (config.data_dir / "engines").glob("[!.]*") if folder.is_dir()]
     for *_, folder in sorted(installed, reverse=True):  # the latest first
@@ -5536,11 +5539,11 @@ CAUSES = (
     (r"(?i)^illegal instruction", "This build uses instructions that this processor lacks: choose another build"),
     (r"^Bus error", "The model's file could not be read while it was in use: it became shorter, or its disk failed"),
     (r"([\w.-]{1,64}:\d{1,6}): GGML_ASSERT\((.{1,300}?)\) failed",
-     "The engine stopped itself at {}, where {} did not hold: this is a fault of the build"),
+     "The engine aborted at {}, where {} did not hold: this is a fault of the build"),
     (r"((?:CUDA|ROCm|HIP|MUSA|\w{2,3}BLAS|SYCL) error: .{1,200})", "The GPU's driver or this build failed: {}"),
     (r"^(?:[^\s:]{1,99}: )?(?:[^\s:]{0,300}[/\\])?([\w-]{1,64}\.\w{1,3}:\d{1,6}): (.{1,300})",
-     "The engine stopped itself at {}: {}"),
-    (r"^(?:  what\(\): +|libc\+\+abi: terminating .{1,200}?: )(.{1,300})", "The engine stopped itself: {}"),
+     "The engine aborted at {}: {}"),
+    (r"^(?:  what\(\): +|libc\+\+abi: terminating .{1,200}?: )(.{1,300})", "The engine aborted: {}"),
 )
 # What reading answers of wrong types, or of numbers that nobody can compute with, may raise.
 MALFORMED = (AttributeError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError)
@@ -5620,7 +5623,7 @@ def shortage(lines: list[LogLine], free: dict[str, int], taken: dict[str, dict[s
     for found in filter(None, (WANTED.search(line.text) for line in lines)):
         if found["size"]:
             size = float(found["size"]) * (2**20 if found["unit"] else 1)
-            wanted = f": {size / 2**30:.2f} GiB more were wanted"
+            wanted = f": {size / 2**30:.2f} GiB more were needed"
         if not main:
             numbered = "[A-Za-z]+" + (found["index"] or found["current"] or "-")
             name = found["device"] or next((gpu for gpu in gpus if re.fullmatch(numbered, gpu)), name)
@@ -5856,7 +5859,7 @@ class Instance:
             if watch.silence(self.output.heard_at) > LOAD_SILENCE:
                 return self.kill(f"It hung while it loaded: nothing happened for {LOAD_SILENCE:.0f} s")
             if course.silence(self.output.advanced_at) > LOAD_STANDSTILL:
-                return self.kill(f"It got no further while it loaded, for {LOAD_STANDSTILL:.0f} s, though it computed: "
+                return self.kill(f"Loading made no progress for {LOAD_STANDSTILL:.0f} s, though it was busy: "
                                  "is there a pattern in “Placement of tensors” that takes long to match?")
         await self.ask_properties()
         if self.killed_for:
@@ -6098,9 +6101,9 @@ class Unit:
         if self.status == "loading":
             return "until it is loaded"
         if self.leaving:
-            return f"until it has left memory ({self.leaving[1]})"
+            return f"until it is unloaded ({self.leaving[1]})"
         if self.yields_to:
-            return f"until {self.yields_to.name}, which asked earlier, came into memory"
+            return f"until {self.yields_to.name}, which asked first, is loaded"
         return self.waits or ""
 
     def upcoming(self) -> tuple[str, float | None, str] | None:
@@ -6227,12 +6230,13 @@ class Planner:
         if late:
             return f"until {late[0].name} has been in memory for {self.limits.min_residency:.0f} s"
         gone = [item.name for item in self.residents if item in victims or item.leaving]
-        return f"until {', '.join(gone)} {'has' if len(gone) == 1 else 'have'} left memory" if gone else self.turn()
+        return f"until {', '.join(gone)} {'is' if len(gone) == 1 else 'are'} unloaded" if gone else self.turn()
 
     def turn(self) -> str:
         """The reason of who waits only for those before."""
         first, others = self.claims[0].name, len(self.claims) - 1
-        return f"until {first}{f' and {others} more' if others else ''}, which asked earlier, came into memory"
+        more, verb = (f" and {others} more", "are") if others else ("", "is")
+        return f"until {first}{more}, which asked first, {verb} loaded"
 
     def shortage(self, unit: Unit) -> str:
         """What is missing for a unit that cannot be loaded, whoever leaves."""
@@ -7810,7 +7814,7 @@ def error_text(body: bytes | bytearray, status: int) -> str:
 async def answer_objects(response: aiohttp.ClientResponse, call: Call) -> AsyncIterator[Json]:
     """The JSON objects of an answer that is a stream of events, until its end."""
     if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
-        raise EngineFailed("the engine's answer is not understood: is this a llama-server?")
+        raise EngineFailed("The engine's answer is not understood: is this a llama-server?")
     lines = LineSplitter(2**20)  # of which an event is one
     async for block in response.content.iter_any():
         call.feed(block)
@@ -8221,7 +8225,7 @@ class Routing:
         try:
             while True:
                 if max(announced, len(data)) > MAX_BODY:
-                    raise GatewayError(413, f"A request may have at most {MAX_BODY // 2**20} MB.")
+                    raise GatewayError(413, f"Requests are limited to {MAX_BODY // 2**20} MB.")
                 if sum(map(len, self.bodies.values())) > MAX_BODIES:
                     raise GatewayError(503, "Too many large requests are waiting.", code="crowded", retry_after=5)
                 if request.content.at_eof():
@@ -8320,7 +8324,8 @@ class Keys:
         if limit := key["requests_per_minute"]:
             now, spent = time.monotonic(), self.spent.setdefault(key["id"], deque(maxlen=limit))
             if len(spent) == limit and (wait := math.ceil(60 - (now - spent[0]))) > 0:
-                raise GatewayError(429, f"This key allows {limit} requests a minute.", retry_after=wait)
+                allowed = f"{limit} request{'s' if limit > 1 else ''}"
+                raise GatewayError(429, f"This key allows {allowed} a minute.", retry_after=wait)
             spent.append(now)
         return key
 
@@ -8976,7 +8981,7 @@ class Chats:
                     try:
                         chat.take(event)
                     except MALFORMED as problem:
-                        raise EngineFailed("the engine's answer is not understood") from problem
+                        raise EngineFailed("The engine's answer is not understood") from problem
                 if not chat.finish_reason:
                     raise EngineFailed("the engine ended the answer before it was complete")
         except asyncio.CancelledError:  # which is told, and then this task is over
@@ -9169,7 +9174,7 @@ class Attachments:
         if re.fullmatch("[0-9a-f]{64}", hash):
             with contextlib.suppress(FileNotFoundError):
                 return (self.folder / hash).read_bytes()
-        raise NotFound("This file is no longer there.", field="hash")
+        raise NotFound("This file is no longer available.", field="hash")
 
     def fill(self, messages: list[Json]) -> None:
         """Put the files into the messages that name them."""
@@ -9562,9 +9567,9 @@ def download_file(file: str) -> str:
     bad = any(not piece or piece.startswith(".") or re.search(r'[\x00-\x1f\x7f\\:*?"<>|]', piece) for piece in pieces)
     name = pieces[-1]
     if bad or not encodable(file) or name != name.strip() or len(name.encode()) > 200:  # of 255, for more is added
-        raise InvalidRequest("this is no acceptable file name", field="file")
+        raise InvalidRequest("This is not an acceptable file name", field="file")
     if not file.lower().endswith(".gguf"):
-        raise InvalidRequest("the file's name must end in .gguf", field="file")
+        raise InvalidRequest("The file's name must end in .gguf", field="file")
     return file
 
 
@@ -9608,9 +9613,9 @@ def download_word(text: str, endpoint: str = HUB) -> Source:
             text = text.replace("hf://", "//huggingface.co/") if "://" in text else f"//{text}"
             address = urllib.parse.urlsplit(text)
         except ValueError:
-            raise InvalidRequest("this is no address", field="repo") from None
+            raise InvalidRequest("This is not an address", field="repo") from None
         if address.hostname not in (*HUB_HOSTS, own.hostname):
-            raise InvalidRequest(f"models are downloaded from {own.hostname} only", field="repo")
+            raise InvalidRequest(f"Models are downloaded from {own.hostname} only", field="repo")
         found = re.fullmatch(HUB_PATH, address.path.removeprefix(own.path.rstrip("/")).strip("/"))
         repo, page, revision, path = map(urllib.parse.unquote, found.groups("") if found else [""] * 4)
         file = urllib.parse.parse_qs(address.query).get("show_file_info", [path])[0]
@@ -9621,7 +9626,7 @@ def download_word(text: str, endpoint: str = HUB) -> Source:
     if re.fullmatch(QUANTIZATION, revision):  # as LM Studio has it
         quantization, revision = revision, ""
     if not re.fullmatch(REPO, repo) or ".." in text or not re.fullmatch(REVISION, revision or "main"):
-        raise InvalidRequest("a repository is named user/repo", field="repo")
+        raise InvalidRequest("A repository is named user/repo", field="repo")
     return Source(repo if revision in ("", "main") else f"{repo}@{revision}",
                   download_file(file) if file.lower().endswith(".gguf") else None, quantization or None)
 
@@ -10207,7 +10212,7 @@ class Transfer:
             except HubUnavailable as problem:
                 failures = 1 if part.here > before else failures + 1
                 if failures > RETRIES:
-                    raise HubUnavailable(f"given up after {failures} attempts in vain: {problem}") from problem
+                    raise HubUnavailable(f"gave up after {failures} attempts: {problem}") from problem
                 log.info("download of %s: %s; trying again", part.name, problem)
                 pause = min(RETRY_PAUSE[0] * 2 ** (failures - 1), RETRY_PAUSE[1])
                 pause = max(pause, problem.details.get("retryAfter", 0))
@@ -10334,7 +10339,7 @@ def download_handler(verb: str, work: Callable[[Downloads, Download], Awaitable[
     """Let clients ask for `work` on a download, as the event models:download:`verb`."""
     async def handler(dash: Dash, *, repo: RepoText, file: FileText) -> Json:
         if not (download := dash.downloads.items.get((repo, file))):
-            raise NotFound(f"there is no download of {file} from {repo}")
+            raise NotFound(f"There is no download of {file} from {repo}")
         await work(dash.downloads, download)
         return {"download": download.as_json()}
     on(f"models:download:{verb}", error=f"{verb.upper()}_DOWNLOAD_FAILED")(handler)
@@ -10944,7 +10949,7 @@ class Alerts:
         """Tell of what lasts, and when it is well below its limit again: heat, full disks and memory, nobody served."""
         limits, before, requests = self.dash.settings, dict(self.active), self.dash.requests
         values: list[tuple[AlertKind, float | None, float, float, str]] = [  # and the limit, and the way back from it
-            ("unserved", requests.unserved_for(), UNSERVED, UNSERVED, "Nobody who asked was served for a minute.")]
+            ("unserved", requests.unserved_for(), UNSERVED, UNSERVED, "No request was answered for a minute.")]
         values += [("disk", disk["usage"], limits["alert_disk"], 2, f"The disk of {disk['path']} is nearly full.")
                    for disk in metrics["disks"]]
         for gpu in metrics["gpus"]:
@@ -11785,7 +11790,7 @@ class WebServer:
             return None
         cure = f": if it is yours, start llamadash with --allow-host {clean_text(site.name)}" \
             if site and len(site.name) < 100 else ""
-        return f"Host is “{clean_text(shortened(', '.join(hosts), 100))}”, which is no name of this machine{cure}."
+        return f"Host is “{clean_text(shortened(', '.join(hosts), 100))}”, which is not a name of this machine{cure}."
 
     def is_ours(self, name: str) -> bool:
         """Whether a Host header's name is one of this machine, an address, or one allowed."""
@@ -11938,7 +11943,7 @@ async def engine_findings(config: Config, values: Json) -> Findings:
         text = f"{name}, {build.version or 'version unknown'}, for {sees}"
         if build.problem:
             level = "fail" if default is None or build is default else "warn"  # where another one serves
-            yield level, "engine", build.problem, "mend it, or take another one"
+            yield level, "engine", build.problem, "fix it or choose another"
         else:
             yield ("warn", "engine", text, build.warning) if build.warning else ("ok", "engine", text)
     if not builds.builds and not config.upstreams:
@@ -11999,7 +12004,7 @@ async def model_findings(config: Config, values: Json) -> Findings:
             found += len(sizes)
             yield "ok", "models", f"{folder}: {len(sizes)} GGUF files, {sum(sizes) / 2**30:.1f} GiB"
         elif folder in (config.models_dirs or ()):
-            yield "fail", "models", f"{folder} is no folder", "mend --models-dir"
+            yield "fail", "models", f"{folder} is not a folder", "check --models-dir"
     if not found:
         yield ("warn", "models", "none found",
                f"put GGUF files into {config.data_dir / 'models'}, or download one on the Models page")
@@ -12013,7 +12018,7 @@ async def gpu_findings(_config: Config, _values: Json) -> Findings:
     for gpu in gpus:
         yield "ok", "GPU", gpu["name"] + (f", {gpu['memory_total'] / 2**30:.0f} GiB" if gpu["memory_total"] else "")
     if nvidia.error:
-        yield "warn", "GPU", nvidia.error, "mend the NVIDIA driver: `nvidia-smi` must work"
+        yield "warn", "GPU", nvidia.error, "fix the NVIDIA driver: `nvidia-smi` must work"
     elif not nvidia.gpus and any(file_text(vendor) == "0x10de" for vendor in nvidia.pci.glob("*/vendor")):
         yield "warn", "GPU", "there is an NVIDIA card, but no nvidia-smi", "install NVIDIA's driver"
     elif not gpus:
@@ -12041,7 +12046,7 @@ async def port_findings(config: Config, values: Json) -> Findings:
         return
     place = f"{config.host}:{config.port}"
     if problem := port_problem(config.host, config.port):
-        yield "fail", "port", f"{place} {problem}", "stop what has it, or choose another with --port or --host"
+        yield "fail", "port", f"{place} {problem}", "stop that program, or choose another with --port or --host"
     else:
         yield "ok", "port", f"{place} is free"
     host, port = values["api_host"], values["api_port"]
@@ -12836,7 +12841,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     opt("--api-port", "--engine-port", type=port, metavar="PORT", help="port of the models' API (8080)")
     each("--upstream", dest="upstreams", type=option_of(upstream_named, "NAME=URL"), metavar="NAME=URL",
          help="server elsewhere whose models are offered here as NAME/MODEL")
-    opt("--no-auth", dest="auth", action="store_false", help="let everybody in who can connect")
+    opt("--no-auth", dest="auth", action="store_false", help="let anyone in who can connect")
     each("--allow-host", dest="allow_hosts", type=host, metavar="NAME", help="further name this machine is reached by")
     each("--allow-origin", dest="allow_origins", metavar="ORIGIN", type=option_of(
         site, "a site, like https://box.lan:8443 (scheme, name and port, without a path), or * for all"),
@@ -12855,7 +12860,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     opt("--tls-key", type=path, metavar="FILE", help="its private key")
     opt("--sockets-per-address", type=number(1, 10**9), metavar="N", help="connections allowed from one address (32)")
     opt("--request-rate", type=number(1, 10**9), metavar="N", help="requests a second allowed to one client (50)")
-    opt("--log-level", choices=LOG_LEVELS, help="least important messages to keep (info)")
+    opt("--log-level", choices=LOG_LEVELS, help="minimum level of log messages (info)")
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -12921,7 +12926,7 @@ def configured(options: Json, fixed: dict[str, str]) -> Config:
     server = values.get("llama_server", "")
     if re.match(SERVER_ADDRESS, server) and not os.path.exists(server):
         if not (named := upstream_named(server)):
-            raise WrongUsage(f"{server} is no address of a server")
+            raise WrongUsage(f"{server} is not the address of a server")
         upstreams[named[0]] = values["llama_server"] = upstream_url(server)
     return Config(**{**values, "upstreams": tuple(upstreams.items())}, fixed=fixed)
 
@@ -13141,7 +13146,7 @@ def ask_password(config: Config) -> None:
     with contextlib.closing(open_database(config)) as database:
         database.set_meta("password", hashed_password(password) if password else None)
         database.delete_sessions()
-    print("The password is set." if password else "The password is gone; the link works as before.")
+    print("The password is set." if password else "The password was removed; the link works as before.")
 
 
 def write_backup(config: Config, *, file: Path) -> None:

@@ -691,6 +691,18 @@ def test_first_run_installs_what_is_missing(tmp_path: Path) -> None:
     again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert (again.returncode, again.stderr) == (0, "")
 
+@pytest.mark.parametrize(("value", "kind", "message"), [
+    ("", Annotated[str, llamadash.Length(1, 1000)], "it must have 1 to 1,000 characters"),
+    ([], Annotated[list[str], llamadash.Length(1, 50)], "it must have 1 to 50 items"),
+    ("x" * 1001, Annotated[str, llamadash.Length(1, 1000)], "it may have at most 1,000 characters"),
+    (7, Annotated[int, llamadash.Range(0, 5)], "it must be from 0 to 5")])
+def test_bounds_are_told_in_words_of_the_kind(value: Any, kind: Any, message: str) -> None:
+    """A text has characters, a list has items."""
+    with pytest.raises(llamadash.InvalidRequest) as caught:
+        llamadash.checked(value, kind, "it")
+    assert str(caught.value) == message
+
+
 
 # -- Request fields --------------------------------------------------------------------------------
 
@@ -2424,7 +2436,7 @@ def test_what_is_saved_is_kept_though_files_are_taken_away(tmp_path: Path, chang
     database.set_meta("third", 3)
     with pytest.raises(sqlite3.ProgrammingError, match="closed"):
         before.total_changes  # noqa: B018
-    assert database.notice and "was taken away or replaced" in database.notice
+    assert database.notice and "was removed or replaced" in database.notice
     database.add_logs([{"id": 1, "timestamp": 1, "level": "info", "source": "a", "message": "x"}])
     assert len(database.logs()[0]) == 1
     database.notice = None
@@ -5847,7 +5859,7 @@ def test_where_builds_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/bin:/usr/bin")
     builds = builds_of(tmp_path, "/no/such/llama-server")
     assert list(builds.builds) == ["given", "b11434-vulkan", "llama-server", "embedded"]
-    assert builds.get("given").problem == "/no/such/llama-server is no program"
+    assert builds.get("given").problem == "/no/such/llama-server is not a program"
     assert (builds.get("b11434-vulkan").path, builds.get("llama-server").command) == (installed, (unified, "serve"))
     assert builds.get("llama-server").version == "0.6.0 (build 11434, commit abc)"
     assert (builds.get("embedded").kind, builds.get("embedded").options) == ("embedded", None)
@@ -5905,7 +5917,7 @@ async def test_the_build_of_a_model(tmp_path: Path) -> None:
         dash.pool.ready_build("own")
     dash.pool.stopping = False
     assert dash.pool.ready_build("own") is dash.builds.get("embedded")
-    for model, reason in (("plain", "is no program"), ("lost", "removed, which this model uses, is gone")):
+    for model, reason in (("plain", "is not a program"), ("lost", "removed, which this model uses, is gone")):
         with pytest.raises(llamadash.EngineUnavailable, match=reason):
             dash.pool.ready_build(model)
     dash.builds.builds.clear()
@@ -6233,7 +6245,7 @@ GDB = "[New LWP 2983]\n" * 300 + "This GDB supports auto-downloading debuginfo\n
      "ErrorDeviceLost\n" + GDB, "The GPU was lost"),
     ("Memory access fault by GPU node-1 on address 0x7f", "The GPU was lost"),
     ("/src/ggml/src/ggml.c:1554: GGML_ASSERT(view_src == NULL || data_size == 0) failed\n" + GDB,
-     "The engine stopped itself at ggml.c:1554, where view_src == NULL || data_size == 0 did not hold"),
+     "The engine aborted at ggml.c:1554, where view_src == NULL || data_size == 0 did not hold"),
     ("terminate called after throwing an instance of 'std::bad_alloc'\n  what():  std::bad_alloc",
      "Main memory ran out"),
     ("E llama_model_load: error loading model: unknown model architecture: 'nonsense'\n"
@@ -6278,7 +6290,7 @@ GDB = "[New LWP 2983]\n" * 300 + "This GDB supports auto-downloading debuginfo\n
      "The model's file is incomplete or damaged"),
     ("E mtmd: error: mismatch between text model (n_embd = 64) and mmproj (n_embd = 2048)", "length (2048, not 64)"),
     ("GGML_ASSERT: /src/llama.cpp/ggml.c:4789: ggml_nelements(a) == ne0*ne1",
-     "The engine stopped itself at ggml.c:4789: ggml_nelements(a) == ne0*ne1"),
+     "The engine aborted at ggml.c:4789: ggml_nelements(a) == ne0*ne1"),
     ("llama-server: /src/x/y.cpp:12: void f(int): Assertion `n > 0' failed.",
      "at y.cpp:12: void f(int): Assertion `n > 0' failed."),
     ("/src/ggml/src/ggml-backend.cpp:746: pre-allocated tensor in a buffer that cannot run the operation\n" + GDB,
@@ -6286,8 +6298,8 @@ GDB = "[New LWP 2983]\n" * 300 + "This GDB supports auto-downloading debuginfo\n
     ("E CUDA error: invalid argument\nE   current device: 0\n/s/ggml-cuda.cu:106: CUDA error\n"
      + GDB + "\n#1  0x7f in f ()" * 90,
      "failed: CUDA error: invalid argument"),
-    ("terminate called after throwing an instance of 'std::runtime_error'\n  what():  bad luck", "itself: bad luck"),
-    ("libc++abi: terminating due to uncaught exception of type std::runtime_error: bad luck", "itself: bad luck"),
+    ("terminate called after throwing an instance of 'std::runtime_error'\n  what():  bad luck", "aborted: bad luck"),
+    ("libc++abi: terminating due to uncaught exception of type std::runtime_error: bad luck", "aborted: bad luck"),
 ])
 def test_the_end_of_a_process_is_explained(dash: StubDash, output: str, cause: str) -> None:
     """The cause is found among what came after it, and told in the reader's words."""
@@ -6305,30 +6317,30 @@ FREE = {"CUDA0": 22.0, "CUDA1": 3.0, "Vulkan0": 8.0, "ROCm0": 5.5, "MTL0": 12.0,
 @pytest.mark.parametrize(("output", "told", "holder"), [
     ("E ggml_backend_cuda_buffer_type_alloc_buffer: allocating 12345.67 MiB on device 0: cudaMalloc failed: out of "
      "memory\nE alloc_tensor_range: failed to allocate CUDA0 buffer of size 12945366056\nE llama_init: failed to create"
-     "_context", ": 12.06 GiB more were wanted on CUDA0 (22.00 GiB were free when the load began): ", "Qwen"),
-    ("E allocating 1024.00 MiB on device 1: cudaMalloc failed", ": 1.00 GiB more were wanted on CUDA1", ""),
+     "_context", ": 12.06 GiB more were needed on CUDA0 (22.00 GiB were free when the load began): ", "Qwen"),
+    ("E allocating 1024.00 MiB on device 1: cudaMalloc failed", ": 1.00 GiB more were needed on CUDA1", ""),
     ("ggml_gallocr_reserve_n_impl: failed to allocate ROCm0 buffer of size 6442450944",
-     ": 6.00 GiB more were wanted on ROCm0 (5.50 GiB", ""),
+     ": 6.00 GiB more were needed on ROCm0 (5.50 GiB", ""),
     ("ggml_vulkan: Device memory allocation of size 4294967296 failed.\nggml_vulkan: vk::Device::allocateMemory: "
      "ErrorOutOfDeviceMemory\nE alloc_tensor_range: failed to allocate Vulkan0 buffer of size 4294967296",
-     ": 4.00 GiB more were wanted on Vulkan0 (8.00 GiB", ""),
-    ("ggml_vulkan: Memory allocation of size 4294967296 failed.", ": 4.00 GiB more were wanted: ", "Qwen"),
+     ": 4.00 GiB more were needed on Vulkan0 (8.00 GiB", ""),
+    ("ggml_vulkan: Memory allocation of size 4294967296 failed.", ": 4.00 GiB more were needed: ", "Qwen"),
     ("ggml_metal_buffer_init: error: failed to allocate buffer, size = 16384.00 MiB\nE alloc_tensor_range: failed to "
-     "allocate MTL0 buffer of size 17179869184", ": 16.00 GiB more were wanted on MTL0 (12.00 GiB", ""),
+     "allocate MTL0 buffer of size 17179869184", ": 16.00 GiB more were needed on MTL0 (12.00 GiB", ""),
     ("ggml_metal: failed to allocate Metal buffer of 17179869184 bytes (out of memory)", ": 16.00 GiB", ""),
     ("ggml_backend_sycl_buffer_type_alloc_buffer: can't allocate 5368709120 Bytes of memory on device\nE alloc_tensor_"
-     "range: failed to allocate SYCL0 buffer of size 5368709120", ": 5.00 GiB more were wanted on SYCL0 (7.00", ""),
-    ("failed to allocate RPC0[10.0.0.2:50052] buffer of size 90194313216", ": 84.00 GiB more were wanted on RPC0", ""),
+     "range: failed to allocate SYCL0 buffer of size 5368709120", ": 5.00 GiB more were needed on SYCL0 (7.00", ""),
+    ("failed to allocate RPC0[10.0.0.2:50052] buffer of size 90194313216", ": 84.00 GiB more were needed on RPC0", ""),
     ("E llama_model_load: error loading model: unable to allocate Vulkan0 buffer", " on Vulkan0 (8.00 GiB", ""),
-    ("ggml_opencl: failed to allocate 512.00 MiB (err=-61). ", ": 0.50 GiB more were wanted", ""),
+    ("ggml_opencl: failed to allocate 512.00 MiB (err=-61). ", ": 0.50 GiB more were needed", ""),
     ("CUDA error: out of memory\n  current device: 0, in function alloc at /s/ggml-cuda.cu:5", " on CUDA0 (22", "Qwen"),
     ("can't allocate 5368709120 Bytes of memory on host", "Main memory ran out: 5.00 GiB", "Gemma"),
     ("ggml_backend_cpu_buffer_type_alloc_buffer: failed to allocate buffer of size 137438953472",
-     "Main memory ran out: 128.00 GiB more were wanted (16.00 GiB were free when the load began): ", "Gemma"),
+     "Main memory ran out: 128.00 GiB more were needed (16.00 GiB were free when the load began): ", "Gemma"),
     ("ggml_aligned_malloc: insufficient memory (attempted to allocate 131072.00 MB)", "Main memory ran out: 128", ""),
     ("E alloc_tensor_range: failed to allocate CPU_REPACK buffer of size 4294967296", "Main memory ran out: 4.00 ", ""),
     ("llama_context: failed to allocate output buffer of size 1024.00 MiB", "Main memory ran out: 1.00 GiB", ""),
-    *[(f"{harmless}\nmodel.cpp:5: GGML_ASSERT(n > 0) failed", "The engine stopped itself at model.cpp:5", "")
+    *[(f"{harmless}\nmodel.cpp:5: GGML_ASSERT(n > 0) failed", "The engine aborted at model.cpp:5", "")
       for harmless in (
         "W ggml_cuda_host_malloc: failed to allocate 512.00 MiB of pinned memory: out of memory",
         "W warning: failed to mlock 4096-byte buffer (after previously locking 0 bytes): Cannot allocate memory",
@@ -6948,7 +6960,7 @@ def test_a_request_that_arrives_while_its_model_leaves_waits_and_is_served() -> 
     world.after(30)
     assert world.status("A") == "stopping" and world.told("unloaded") == []
     id = world.ask("A")
-    assert "left memory (idle)" in world.reason(id)
+    assert "unloaded (idle)" in world.reason(id)
     assert world.upcoming("A") == ("loads", None, "request of client 1")
     world.gone("A")
     world.ready("A")
@@ -6982,7 +6994,7 @@ def test_a_victim_that_is_wanted_again_is_finished_and_then_makes_room() -> None
     assert world.state[first] == "admitted" and world.reason(second) == "until A has answered"
     world.after(10)
     third = world.ask("A")
-    assert world.reason(third) == "until B, which asked earlier, came into memory"
+    assert world.reason(third) == "until B, which asked first, is loaded"
     assert world.upcoming("A") == ("leaves", None, "B waits for its memory")
     world.end(first)
     world.gone("A")
@@ -7257,7 +7269,7 @@ def test_who_came_later_starts_early_only_where_that_takes_nothing_away() -> Non
     world.ask("C")
     world.ask("D")
     assert world.status("B", "C", "D") == "unloaded unloaded loading"
-    assert world.reason(3) == "until B, which asked earlier, came into memory"
+    assert world.reason(3) == "until B, which asked first, is loaded"
 
 
 def test_two_that_wait_for_the_same_victim_push_out_only_what_they_need() -> None:
@@ -7289,7 +7301,7 @@ def test_what_the_second_in_line_needs_is_kept_as_well() -> None:
     for name in "ABCD":
         world.ask(name)
         world.after(0.1)
-    assert world.loads == ["A"] and world.reason(4) == "until B and 1 more, which asked earlier, came into memory"
+    assert world.loads == ["A"] and world.reason(4) == "until B and 1 more, which asked first, are loaded"
 
 
 def test_the_fewest_and_least_recently_used_leave() -> None:
@@ -7651,7 +7663,7 @@ def test_an_outdated_model_leaves_after_its_answers() -> None:
     old = world.ask("A")
     world.define("A", outdated=True)
     new = world.ask("A")
-    assert world.reason(new) == "until it has left memory (configuration changed)"
+    assert world.reason(new) == "until it is unloaded (configuration changed)"
     world.end(old)
     world.gone("A")
     world.ready("A")
@@ -8496,7 +8508,7 @@ async def test_a_preferred_model_returns_and_the_timeline_says_why(
         events = (await dash.request("timeline:list", **{"from": 0}, to=llamadash.now_ms()))["events"]
         assert [(item["kind"], item["model"], item["reason"]) for item in reversed(events)] == [
             ("configuration", "a", "preferred"), ("loading", "a", "by hand"), ("loaded", "a", "by hand"),
-            ("waiting", "b", "until a has left memory"),
+            ("waiting", "b", "until a is unloaded"),
             ("unloaded", "a", "evicted for b"), ("loading", "b", "by hand"), ("loaded", "b", "by hand"),
             ("unloaded", "b", "evicted for a"), ("loading", "a", "preferred"), ("loaded", "a", "preferred")]
 
@@ -10562,7 +10574,7 @@ async def test_a_benchmark_keeps_how_it_was_made(tmp_path: Path, monkeypatch: py
 
 @run_async
 async def test_a_build_is_tried_beside_the_one_that_runs(tmp_path: Path) -> None:
-    """Both answer the same; for want of room the model leaves memory meanwhile and comes back; a failure is told.
+    """Both answer the same; for want of room the model is unloaded meanwhile and comes back; a failure is told.
 
     What came of it is still known after a restart.
     """
@@ -13546,7 +13558,7 @@ def test_named_engine_that_is_not_there(config: llamadash.Config, lines: Run, tm
     shell_script(tmp_path / "bin/llama-server", USABLE)
     code, printed = lines(dataclasses.replace(config, llama_server="/nonexistent/llama-server"))
     assert code == 1
-    assert "fail  engine: /nonexistent/llama-server is no program" in printed
+    assert "fail  engine: /nonexistent/llama-server is not a program" in printed
 
 
 def test_chosen_engine_that_is_of_no_use(config: llamadash.Config, lines: Run, tmp_path: Path) -> None:
@@ -13682,7 +13694,7 @@ def test_model_folder_that_is_not_there(config: llamadash.Config, lines: Run, tm
     (file := tmp_path / "file.gguf").touch()
     for path in (tmp_path / "absent", file):
         code, printed = lines(dataclasses.replace(config, models_dirs=(path,)))
-        assert code == 1 and f"fail  models: {path} is no folder: mend --models-dir" in printed
+        assert code == 1 and f"fail  models: {path} is not a folder: check --models-dir" in printed
 
 
 def test_a_folder_that_hangs_keeps_the_doctor_from_nothing_else(
@@ -13717,7 +13729,7 @@ def test_models_are_counted_as_a_scan_does(config: llamadash.Config, lines: Run,
     assert f"ok    models: {tmp_path}/models: 1 GGUF files" in printed
     for path in ("models/closed", "closed/models"):
         assert f"warn  models: {tmp_path}/{path} cannot be read: Permission denied: change" in printed
-    assert code == 1 and f"fail  models: {tmp_path}/closed/models is no folder" in printed and "port" in printed
+    assert code == 1 and f"fail  models: {tmp_path}/closed/models is not a folder" in printed and "port" in printed
 
 
 def test_gpu_findings(config: llamadash.Config, lines: Run, tmp_path: Path) -> None:
@@ -15666,7 +15678,7 @@ async def test_a_data_folder_taken_away_is_written_again_and_said(start: Callabl
     server.data.rename(server.data.with_name("elsewhere"))  # what was open stays open, as when all is deleted
     await client.request("settings:update", changes={"logs_max_rows": 6000})
     notice = (await client.wait("system:notice"))["notice"]
-    assert "was taken away or replaced" in notice
+    assert "was removed or replaced" in notice
     await eventually(lambda: notice in str(client.events("logs:entries")))
     await eventually(lambda: (server.data / "lock").exists() and (server.data / "lock").read_text() == lock)
     assert server.run("--port", "0").returncode == llamadash.EXIT_RUNNING

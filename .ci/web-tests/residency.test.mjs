@@ -86,7 +86,7 @@ test("each device says how its memory is used", () => {
   const newcomer = { id: "n", name: "New", devices: [{ name: "CUDA0", used: 16 * GIB }] };
   const it = new DeviceMemory({ state: state({ engine: { devices }, models: [on("a", 6 * GIB)], newcomer }) }).mount(document.body);
   assert.match(it.element.textContent, /CUDA0budget 22 GiB of 24 GiB6 GiB A3 GiB other programs15 GiB free/);
-  assert.match(it.element.textContent, /New takes about 16 GiB: others have to leave/);
+  assert.match(it.element.textContent, /New needs about 16 GiB: other models will be unloaded/);
   assert.match(it.element.textContent, /X: memory unknown/);
   it.destroy();
 });

@@ -50,7 +50,7 @@ export class AlertSettings extends Component {
       h("h3", { key: "title", className: "section-title" }, "Sent to"),
       targets.length
         ? h("ul", { key: "targets", className: "list" }, targets.map((/** @type {any} */ it) => this.target(it)))
-        : h("p", { key: "none", className: "field-hint" }, "Nowhere yet. ntfy, webhooks and e-mail are set with ",
+        : h("p", { key: "none", className: "field-hint" }, "No targets yet. ntfy, webhooks and e-mail are set with ",
           h("code", null, "--alert NAME=URL"), " or in ", h("code", null, "data/alerts.ini"), " (see the README)."),
       targets.length > 0 && h("div", { key: "test", className: "row" },
         h("button", {

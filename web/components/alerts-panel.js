@@ -11,7 +11,7 @@ import { emptyState, errorState } from "./states.js";
 export const ALERT_KINDS = {
   crashed: ["error", "danger", "A model crashed"],
   failed: ["error", "danger", "A model could not be loaded"],
-  unserved: ["clock", "danger", "Nobody was served for a minute"],
+  unserved: ["clock", "danger", "No request was answered for a minute"],
   temperature: ["gpu", "warning", "A GPU is too hot"],
   throttled: ["gpu", "warning", "A GPU is slowed down by heat"],
   memory: ["memory", "warning", "GPU memory is nearly full"],
@@ -106,7 +106,7 @@ export class AlertsPanel extends Component {
     if (!alerts) return h("div", { key: "wait", className: "skeleton" });
     if (!alerts.length) {
       return emptyState({
-        title: "No alerts", body: "Crashes, heat, full disks and finished downloads are told here.", iconName: "bell",
+        title: "No alerts", body: "Crashes, heat, full disks and finished downloads appear here.", iconName: "bell",
       });
     }
     return h("ul", { key: "history", className: "list", "aria-label": "Earlier" },

@@ -255,7 +255,7 @@ function statsNode(stats, { currency = "" }) {
     stats.prompt_tokens === null ? null : [
       `Prompt tokens${cached}; read at ${tokenRate(stats.prompt_per_second)}`,
       `${tokens(stats.prompt_tokens)} prompt`],
-    typeof stats.energy === "number" ? ["Energy that this answer took", energy(stats.energy) + cost] : null,
+    typeof stats.energy === "number" ? ["Energy used by this answer", energy(stats.energy) + cost] : null,
   ].filter((item) => item !== null);
   return h("div", { className: "chat-stats" },
     items.map(([title, text]) => h("span", { title }, text)),
@@ -291,7 +291,7 @@ export function advice({ code, message }) {
   }
   if (code === "DISCONNECTED") {
     return {
-      title: "Connection lost", body: "What was written so far is kept. Try again once llamadash is connected.",
+      title: "Connection lost", body: "The text so far is kept. Try again once llamadash is connected.",
     };
   }
   if (code === "TIMEOUT") {
@@ -358,6 +358,6 @@ class ChatFile extends Component {
       });
     }
     return h("span", { key: "file", className: "chat-file" }, icon(failed ? "warning" : "logs", { size: 14 }),
-      h("span", null, failed ? `${file.name} is no longer there` : file.name));
+      h("span", null, failed ? `${file.name} is no longer available` : file.name));
   }
 }

@@ -120,7 +120,7 @@ class EngineCard extends Panel {
     const back = action === "restart" ? " Loaded models come back." : "";
     return confirmDialog({
       title: action === "stop" ? "Stop the engine?" : "Restart the engine?", danger: true,
-      body: `${plural(loaded.length, "model leaves", "models leave")} memory and running answers are cut off.${back}`,
+      body: `${plural(loaded.length, "model is", "models are")} unloaded and running answers are cut off.${back}`,
       details: loaded.map(({ name }) => name), confirmLabel: action === "stop" ? "Stop" : "Restart",
     });
   }

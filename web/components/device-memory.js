@@ -46,7 +46,7 @@ export class DeviceMemory extends Panel {
       cardHeader("memory", "Memory for models", h("span", { className: "row" },
         this.models.some(({ status }) => IN_MEMORY.includes(status)) && h("button", {
           key: "free", type: "button", className: "button button-small", dataset: { action: "free" },
-          title: "Unloads every model, those that answer when they have",
+          title: "Unloads every model; busy ones finish first",
         }, "Free now"),
         h("a", { key: "budget", className: "card-link", href: "/configuration" }, "Budget"))),
       h("div", { className: "card-body devices" }, devices.map((/** @type {Json} */ one) => this.renderDevice(one))));
@@ -86,7 +86,8 @@ export class DeviceMemory extends Panel {
         parts.map(({ key, name: title, size, color }) => this.legend(key, color, `${bytes(size)} ${title}`)),
         this.legend("free", null, `${bytes(free)} free`)),
       coming > 0 && h("p", { key: "words", className: `field-hint${coming > free ? " text-warning" : ""}` },
-        `${this.get("newcomer").name} takes about ${bytes(coming)}${coming > free ? ": others have to leave" : ""}`));
+        `${this.get("newcomer").name} needs about ${bytes(coming)}`,
+        coming > free && ": other models will be unloaded"));
   }
 
   /** @param {string} key @param {number | null} color @param {string} words */

@@ -22,7 +22,7 @@ export const namesRepo = (text) => NAMES_REPO.test(text);
 function repoFacts({ downloads, likes, license, gated, updated, parameters, more }) {
   return [
     parameters && `${tokens(parameters)} parameters`, downloads !== null && plural(downloads, "download"),
-    likes !== null && plural(likes, "like"), license ? `Licence: ${license}` : "No licence told",
+    likes !== null && plural(likes, "like"), license ? `Licence: ${license}` : "Licence not stated",
     updated && `updated ${relativeTime(updated)}`, gated && "gated: request access on Hugging Face",
     more && "not all files are shown",
   ].filter(Boolean).join(" · ");
@@ -153,7 +153,7 @@ export class GetModels extends Component {
         !found && !repos && !looking && recommended.length > 0 && h("section", {
           key: "recommended", className: "stack",
         },
-          h("h3", { className: "section-title" }, "Models that are known to work"),
+          h("h3", { className: "section-title" }, "Models known to work"),
           recommendedModels({ recommended, devices, downloads, busy }))));
   }
 

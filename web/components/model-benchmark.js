@@ -10,7 +10,7 @@ const TIMEOUT = 30 * 60_000;
 
 /** @type {Array<[string, string, string, number, string]>} key, label, default, max, hint; the first two are lists */
 const FIELDS = [
-  ["promptTokens", "Prompt tokens", "512", 131_072, "Lengths of the question, e.g. 512, 4096"],
+  ["promptTokens", "Prompt tokens", "512", 131_072, "Prompt lengths, e.g. 512, 4096"],
   ["concurrency", "Requests at once", "1", 64, "e.g. 1, 4; up to the model's slots"],
   ["generateTokens", "Generated tokens", "128", 8_192, "Length of the answer"],
   ["repetitions", "Repetitions", "3", 20, "After a warm-up that does not count"],
@@ -33,7 +33,7 @@ export function benchmarkTests(fields) {
   const [[generateTokens], [repetitions]] = [values.generateTokens, values.repetitions];
   const tests = values.promptTokens.flatMap((promptTokens) => values.concurrency.map((concurrency) => (
     { promptTokens, generateTokens, repetitions, concurrency })));
-  return tests.length > 24 ? { error: "These are more than 24 tests." } : { tests };
+  return tests.length > 24 ? { error: "That is more than 24 tests." } : { tests };
 }
 
 /** Measures how fast a model reads and writes on this machine. Props: `state`, `model`. */

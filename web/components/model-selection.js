@@ -146,7 +146,7 @@ export class ModelSelection extends Component {
       }, busy ? "Deleting…" : deleteFile ? "Delete with files" : "Remove from list")],
     },
       h("div", { className: "stack" },
-        h("p", null, "Their names, parameters and benchmarks are forgotten."),
+        h("p", null, "Their names, parameters and benchmarks are deleted."),
         h("ul", { className: "selection-names" }, models.map((/** @type {Model} */ model) =>
           h("li", { key: model.id }, model.name))),
         h("label", { className: "check-row" },

@@ -130,7 +130,7 @@ export class ModelServing extends Component {
       this.texts("tags", "Tags", "Words to find this model by.", "New tag"),
       h("hr", { key: "line1" }),
       this.toggle("pinned", "Pin", "Always in memory: loaded at start and never unloaded for another model."),
-      this.toggle("preferred", "Prefer", "Leaves when another model needs the memory, and returns automatically."),
+      this.toggle("preferred", "Prefer", "Unloaded when another model needs the memory; returns automatically."),
       this.idle(model),
       this.build(model),
       h("hr", { key: "line2" }),
@@ -200,7 +200,7 @@ export class ModelServing extends Component {
       id: "model-build", className: "select", "aria-describedby": "model-build-hint", value: build ?? "",
     },
       h("option", { key: "", value: "" }, fallback ? `Default (${buildName(fallback)})` : "Default"),
-      unknown && h("option", { key: build, value: build }, `${build} (not there)`),
+      unknown && h("option", { key: build, value: build }, `${build} (not found)`),
       builds.map((one) => h("option", {
         key: one.id, value: one.id, disabled: Boolean(one.problem),
       }, buildName(one)))));

@@ -141,7 +141,7 @@ export class PresetsDialog extends Component {
             h("ul", { className: "change-list" },
               (preview.changes ?? []).flatMap(described).map((/** @type {string} */ line) =>
                 h("li", { key: line }, line))),
-            preview.warnings?.length > 0 && h("strong", { key: "left" }, "Not taken over"),
+            preview.warnings?.length > 0 && h("strong", { key: "left" }, "Skipped"),
             (preview.warnings ?? []).map((/** @type {string} */ warning, /** @type {number} */ index) =>
               h("p", { key: `w${index}`, className: "text-warning break-all" }, warning)),
             (preview.downloads ?? []).map((/** @type {string} */ repo) =>

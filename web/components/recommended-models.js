@@ -7,7 +7,7 @@ import { icon } from "./icon.js";
 const SHOWN = 4;
 
 /**
- * Models that are known to work, as cards with a download button (`[data-action="download"]`).
+ * Models known to work, as cards with a download button (`[data-action="download"]`).
  * @param {{recommended: Record<string, any>[], devices: any[] | undefined, downloads: Record<string, any>[], busy:
  *   Set<string>}} options devices: the memories of this machine
  */

@@ -73,7 +73,7 @@ function cachedPart({ prompt_tokens: all, cached_tokens: cached }) {
 function loadWords({ details }, name) {
   const after = details?.after;
   if (!after) return "";
-  return ` after ${name} ${LEFT[after] ?? (after.startsWith("evicted") ? `was ${after}` : `left memory (${after})`)}`;
+  return ` after ${name} ${LEFT[after] ?? (after.startsWith("evicted") ? `was ${after}` : `was unloaded (${after})`)}`;
 }
 
 /**

@@ -50,7 +50,7 @@ export function eventWords({ kind, model, reason, details }) {
     return [
       sentence(words.replace(/^request of /, "requested by ")),
       typeof seconds === "number" ? `took ${duration(seconds)}` : "",
-      after && after !== "crashed" ? `it had left memory: ${reasonWords(after)}` : "", // a restart is told
+      after && after !== "crashed" ? `previously unloaded: ${reasonWords(after)}` : "", // a restart is told
     ].filter(Boolean).join(" · ");
   }
   if (kind === "configuration" && model && typeof details?.pinned === "boolean") {

@@ -47,7 +47,7 @@ export function money(value, currency) {
  */
 export function keepingWords(name, { since, energy: joules, loading }, { energy_price: price, currency = "" }) {
   const after = `unloading it adds ${duration(loading)} to the first request`;
-  if (joules === null) return `${name} is loaded since ${dateTime(since)}: what it took is unknown, ${after}.`;
+  if (joules === null) return `${name} has been loaded since ${dateTime(since)}: its energy is unknown, ${after}.`;
   const cost = typeof price === "number" ? ` (${money((joules / 3.6e6) * price, currency)})` : "";
   return `Keeping ${name} loaded since ${dateTime(since)} cost ${energy(joules)}${cost}; ${after}.`;
 }
@@ -202,7 +202,7 @@ export class UsageTable extends Component {
     if (!meters.length) {
       return h("p", { key: "kept", className: "muted usage-note" },
         total?.energy ? "No energy meter can be read now."
-          : "Energy is unknown: neither a GPU nor the processor of this machine tells what it takes.");
+          : "Energy is unknown: neither a GPU nor the processor of this machine reports it.");
     }
     return h("div", { key: "kept", className: "usage-note" },
       h("p", { className: "muted" }, `Measured: ${meters.join(", ")}. `,

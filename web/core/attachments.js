@@ -17,8 +17,8 @@ const SOUNDS = /** @type {{[type: string]: string}} */ ({
   "audio/mp3": "audio/mpeg",
 });
 
-export const LIMITS = "Images are scaled down to 1,568 pixels; sound (WAV, MP3) may have 20 MB, text and code 256 KB; "
-  + "of a PDF its text is sent.";
+export const LIMITS = "Images are scaled down to 1,568 pixels; audio (WAV, MP3) is limited to 20 MB, text and code "
+  + "to 256 KB; only the text of a PDF is sent.";
 
 /**
  * What a file becomes. An Error says why it cannot be sent, in words for the user.
@@ -34,8 +34,8 @@ export async function attach(file, modalities, request, progress) {
     return send(file.name, await scaled(file), request, progress);
   }
   if (file.type.startsWith("audio/") || file.type.startsWith("video/")) {
-    if (!sound) throw new Error(`${file.name} cannot be sent: sound has to be WAV or MP3.`);
-    if (!takes("audio")) throw new Error("This model does not hear sound. Choose one that does.");
+    if (!sound) throw new Error(`${file.name} cannot be sent: audio must be WAV or MP3.`);
+    if (!takes("audio")) throw new Error("This model does not accept audio. Choose one that does.");
     if (file.size > MAX_SOUND) throw new Error(`${file.name} is larger than 20 MB.`);
     return send(file.name, new Blob([file], { type: sound }), request, progress);
   }

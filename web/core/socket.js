@@ -217,7 +217,7 @@ export class Socket {
     // llamadash would let it in, and a single failure may have another cause, such as its start
     const passing = !answer || (ours && answer.status === NO_WEBSOCKET && this.attempt < 2);
     const words = passing ? "" : ours ? await answer.text()
-      : answer.type === "opaqueredirect" ? "A proxy in between leads elsewhere: reload this page to sign in there."
+      : answer.type === "opaqueredirect" ? "A proxy in between redirects elsewhere: reload this page to sign in there."
         : `A proxy in between answers with status ${answer.status} instead of llamadash.`;
     if (this.status === "connected") return;
     this.refusal = words ? { code: "REFUSED", message: words.trim() } : null;
@@ -227,7 +227,7 @@ export class Socket {
   /** The server was heard: it has this long until it must be heard again. */
   alive() {
     clearTimeout(this.liveTimer);
-    this.liveTimer = setTimeout(() => this.drop("the server fell silent"), this.liveFor);
+    this.liveTimer = setTimeout(() => this.drop("the server stopped responding"), this.liveFor);
   }
 
   /** @param {string} reason @param {boolean} [retry] @param {number} [retryAfter] s, where the server said so */

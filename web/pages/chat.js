@@ -358,7 +358,7 @@ export class ChatPage extends Component {
       h("option", { key: model.id, value: model.id, selected: model.id === current }, nameOf(model) + fit(model))));
     return [
       this.models.length ? null : h("option", { key: "none", value: "" }, "No model"),
-      gone ? h("option", { key: "gone", value: current, selected: true }, `${current} (not there)`) : null,
+      gone ? h("option", { key: "gone", value: current, selected: true }, `${current} (not found)`) : null,
       loaded.length ? h("optgroup", { key: "loaded", label: "Loaded" }, options(loaded)) : null,
       others.length ? h("optgroup", { key: "others", label: "Loads when you send" }, options(others)) : null,
       ...upstreams.map((name) => h("optgroup", { key: `upstream ${name}`, label: `On ${name}` },
@@ -721,7 +721,7 @@ export class ChatPage extends Component {
     for (const file of files) {
       const item = { id: makeId(), name: file.name || "Picture", share: 0, attachment: null };
       if (this.state.uploads.length >= MOST_FILES) {
-        toast(`A message takes ${MOST_FILES} files.`, { kind: "error" });
+        toast(`A message can have at most ${MOST_FILES} files.`, { kind: "error" });
         return;
       }
       this.setState({ uploads: [...this.state.uploads, item] });
@@ -959,7 +959,7 @@ export class ChatPage extends Component {
     const there = await this.chat.open(id);
     this.setState({ opening: false });
     this.keepAddress();
-    if (!there) toast("This conversation is no longer there.");
+    if (!there) toast("This conversation no longer exists.");
   }
 
   /** The address names the conversation, so that a reload shows it again. */

@@ -416,7 +416,7 @@ export class ConfigurationPage extends Component {
         this.text(result, "api_host", "Address", "127.0.0.1 = this machine only. Any other address requires API keys."),
         this.text(result, "api_port", "Port", "Where OpenAI and Anthropic clients connect.", "numeric"),
         this.choice(result, "default_model", "Default model",
-          "Answers requests that name none. None = the only one in memory.",
+          "Answers requests that name no model. None = the only one in memory.",
           [["", "None"], ...this.modelChoices()])));
   }
 
@@ -446,7 +446,7 @@ export class ConfigurationPage extends Component {
       devices.length > 0 && h("fieldset", { key: "yields", className: "field budget" },
         h("legend", { className: "field-label" }, "Left to other programs in GiB"),
         h("p", { className: "field-hint" },
-          "When a game or another program needs memory, idle models leave so that this much stays free, and come back ",
+          "When a game or another program needs memory, idle models are unloaded to keep this much free, and return ",
           "later. Empty = models stay."),
         h("div", { className: "form-grid" }, devices.map((device) => this.budget(result, device, "yields")))),
       h(Schedules, {
@@ -468,7 +468,7 @@ export class ConfigurationPage extends Component {
     const locked = result.locked?.[kind];
     const key = `${kind}.${name}`;
     const id = `config-${kind}-${name}`;
-    const hint = total ? `${bytes(total)} in all, ${bytes(free)} free now` : "Not there at the moment";
+    const hint = total ? `${bytes(total)} in all, ${bytes(free)} free now` : "Currently unavailable";
     const error = this.state.fieldErrors[key];
     return formField({ id, label: name, hint, error, locked }, h("input", {
       id, className: "input", type: "text", inputmode: "decimal", autocomplete: "off", 
@@ -510,7 +510,7 @@ export class ConfigurationPage extends Component {
       id, className: "select", value, disabled: Boolean(locked), dataset: { config: key },
       "aria-describedby": `${id}-hint`,
     },
-      (known ? options : [...options, [value, `${value} (not there)`]]).map(([option, words]) =>
+      (known ? options : [...options, [value, `${value} (not found)`]]).map(([option, words]) =>
         h("option", { key: option, value: option, selected: option === value }, words))));
   }
 
@@ -585,7 +585,7 @@ export class ConfigurationPage extends Component {
         ? h(EngineHelp, { key: "help", state: this.props.state, engine })
         : h(OfficialBuild, { key: "official", state: this.props.state }),
         h("p", { key: "note", className: "field-hint" },
-          "Other programs are named on the command line only (--llama-server or LLAMADASH_LLAMA_SERVER).")));
+          "Other programs can be set only on the command line (--llama-server or LLAMADASH_LLAMA_SERVER).")));
   }
 
   /** @param {Json} build */

@@ -44,7 +44,7 @@ class Strip extends Panel {
         fact("In memory", this.get("models") ? `${loaded.length}${most ? ` of ${most}` : ""}` : "–"),
         fact("Speed while answering", tokenRate(this.speed(loaded)), "Of all answers together"),
         fact("Throughput", tokenRate(metrics?.engine?.generated_tokens_per_second), "Tokens over wall time"),
-        fact("Waiting", number(waiting, 0), "Requests that wait for a model", waiting > 0 && "text-warning"),
+        fact("Waiting", number(waiting, 0), "Requests waiting for a model", waiting > 0 && "text-warning"),
         power.length > 0 && fact("Power", `${number(watts, 0)} W`, "Of all GPUs together"),
         fact("Errors today", errors === null ? "–" : h("a", { href: "/monitoring?status=failed" }, number(errors, 0)),
           "Requests that failed since midnight", errors > 0 && "text-danger")),

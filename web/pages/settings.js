@@ -549,7 +549,7 @@ export class SettingsPage extends Component {
       ],
     },
       h("div", { className: "stack" },
-        h("p", null, changes.length ? "This would change:" : "Nothing to change: everything is as in the file."),
+        h("p", null, changes.length ? "This would change:" : "Nothing to change: everything matches the file."),
         h("ul", { key: "changes", className: "change-list" },
           changes.flatMap(importLines).map((line, index) => h("li", { key: index, className: "break-all" }, line))),
         (preview.warnings ?? []).map((/** @type {string} */ warning) =>
