@@ -7113,6 +7113,8 @@ LOOKS = ("GET", "HEAD")  # methods that load no model
 JSON_BODY = [("Content-Type", "application/json")]
 NO_KEY: Json = {"id": None, "name": None, "models": None, "requests_per_minute": None}
 ENVIRONMENT_KEY: Json = {**NO_KEY, "id": 0, "name": "environment"}
+MAX_REFUSED = 60  # rows a minute of requests of one owner that were refused at once
+NO_MODEL = "(unknown)"  # under which those are counted that name none of ours
 MAX_MODEL_NAME = 256  # characters; ours have at most 96, those of an upstream some more
 API_CONNECTIONS = 2000  # at a time, and half as many from one address; the dashboard needs descriptors as well
 # Headers that belong to one connection, that each side here sets by itself, or that are private.
@@ -7309,13 +7311,27 @@ class Requests:
         self.made = {"prompt": 0, "generated": 0}  # tokens of the finished requests
         self.sampled = time.monotonic(), self.made  # when the throughput was last asked for, and what was made then
         self.served_at = -math.inf
+        self.refusals = LogLimiter(MAX_REFUSED, 60.0)
+
+    def refuse(self, call: Call, problem: GatewayError) -> None:
+        """A request ended before it was one for a model, or as one too many: a row, of each owner so many a minute."""
+        if self.refusals.allows(call.owner, time.monotonic()):
+            self.last_id = call.id = self.last_id + 1
+            entry, call.model = self.dash.entry_of(call.model), clean_text(call.model) or NO_MODEL
+            call.end("failed", str(problem), problem.reason or problem.status)
+            counted = entry or NO_MODEL  # a client may make up any number of names
+            self.totals["requests_total", counted, "failed"] += 1
+            self.finished.append({**call.row(), "counted_as": counted})
+            self.dash.pool.changed.set()
 
     @contextlib.contextmanager
     def account(self, call: Call) -> Iterator[None]:
         """A request is under way meanwhile, and how it ends is noted; GatewayError where too many of its owner wait."""
         if sum(other.owner == call.owner and other.status == "waiting" for other in self.active.values()) \
                 >= MAX_WAITING // 2:
-            raise GatewayError(503, "Too many of your requests are waiting.", code="crowded", retry_after=10)
+            problem = GatewayError(503, "Too many of your requests are waiting.", code="crowded", retry_after=10)
+            self.refuse(call, problem)
+            raise problem
         self.last_id = call.id = self.last_id + 1
         call.unit, call.task = self.dash.pool.entries.unit_of.get(call.model), asyncio.current_task()
         self.active[call.id] = call
@@ -7429,6 +7445,7 @@ class Requests:
             if call.writing is not None and now - call.writing > UNREAD_LIMIT:
                 self.cancel(call, "The client did not read the answer.", status="failed", code="unread")
         finished, self.finished = self.finished, []
+        self.refusals.suppressed()
         if finished:
             await self.dash.chore("requests", self.dash.db.add_requests, finished)  # they are worth no more trouble
             for row in finished[-20:]:  # clients fetch older ones when they need them
@@ -8138,6 +8155,7 @@ class Routing:
                 "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE, OPTIONS",
                 **({"Access-Control-Allow-Private-Network": "true"} if local else {})})
         if looks and (match := re.fullmatch(r"(?:/v1)?/models(?:/(.{1,256}))?", request.path)):
+            self.keys.spend(key)
             self.dash.upstreams.via(*request.headers.getall("Via", []))  # an upstream that is ourselves lists nothing
             listed = await encoded_by_parts(await self.listed(match[1], key["models"]))
             return web.Response(body=listed, content_type="application/json")
@@ -8149,16 +8167,23 @@ class Routing:
     async def passed_on(self, request: web.BaseRequest, key: Json, path: str, named: Any) -> web.StreamResponse:
         """Pass a request on to the model that its path, its body or its query names."""
         content, queried = None, named or request.query.get("model")
-        if request.method not in LOOKS:
-            content = await self.read_body(request, queried is not None)
-            named = named or content.value("model")
-        target = await self.target(named or queried, key["models"])
         address = client_address(request, self.dash.config.trusted_proxies)
         agent = request.headers.get("User-Agent", "").split(" ")[0]
-        call = Call(0, target, key["name"] or clean_text(f"{address} {agent}".strip())[:120],
+        client = key["name"] or clean_text(f"{address} {agent}".strip())[:120]
+        call = Call(0, str(queried or "")[:MAX_MODEL_NAME], client,
                     clean_text(path.partition("?")[0][:200]), key=key["name"], key_id=key["id"],
-                    stream=content is not None and content.value("stream") is True,
                     owner=key["name"] or counted_address(address))
+        try:
+            self.keys.spend(key)
+            if request.method not in LOOKS:
+                content = await self.read_body(request, queried is not None)
+                named, call.stream = named or content.value("model"), content.value("stream") is True
+                call.model = str(named or queried or "")[:MAX_MODEL_NAME]
+            call.model = await self.target(named or queried, key["models"])
+        except GatewayError as problem:
+            if request.method not in LOOKS:
+                self.dash.requests.refuse(call, problem)
+            raise
         exchange = Exchange(self.dash, call, request.method, path, passed_headers(request.headers), content, request)
         with contextlib.nullcontext() if content is None else self.dash.requests.account(call):
             del content  # the exchange drops it as soon as it can
@@ -8321,13 +8346,16 @@ class Keys:
         if key is None:
             return NO_KEY
         self.used[key["id"]] = now_ms()
+        return key
+
+    def spend(self, key: Json) -> None:
+        """Count one request of a key; GatewayError where it has made as many in a minute as it may."""
         if limit := key["requests_per_minute"]:
             now, spent = time.monotonic(), self.spent.setdefault(key["id"], deque(maxlen=limit))
             if len(spent) == limit and (wait := math.ceil(60 - (now - spent[0]))) > 0:
                 allowed = f"{limit} request{'s' if limit > 1 else ''}"
                 raise GatewayError(429, f"This key allows {allowed} a minute.", retry_after=wait)
             spent.append(now)
-        return key
 
     def valid_key(self, request: web.BaseRequest) -> Json | None:
         """The valid key of a request; GatewayError where it needs one and has none. Who guesses has to wait."""

@@ -8538,6 +8538,35 @@ async def test_memory_that_was_freed_stays_free(dash: StubDash, monkeypatch: pyt
 
 
 @run_async
+async def test_a_request_that_is_refused_is_a_row_as_well(start: Callable[..., Server], fake: FakeEngine) -> None:
+    """With its code, its client and the model as it was named; no stranger makes one, and a flood makes few."""
+    async with api_of(start(program=fake.program), "one") as api:
+        status, _ = await api.post(data={"model": "öne\n" + "x" * 99})
+        assert status == 400 and (await api.post(data=b"{"))[0] == 400
+        assert (await api.post(data={"model": "nothing"}))[0] == 404
+        created = await api.board.request("keys:create", name="Tight", models=["two"], requestsPerMinute=2)
+        key = {"Authorization": f"Bearer {created['key']['text']}"}
+        assert (await api.post())[0] == 401 and (await api.get("/v1/models", **key))[0] == 200
+        assert (await api.post(**key))[0] == 403 and (await api.post(**key))[0] == 429
+        row = await api.row(lambda row: row["code"] == "429")
+        assert (row["model"], row["key"], row["status"], row["endpoint"]) == (
+            "(unknown)", "Tight", "failed", "/v1/chat/completions") and "2 requests a minute" in row["error"]
+        rows = (await api.board.request("requests:list"))["requests"]
+        assert [(row["model"], row["code"]) for row in rows[1:]] == [
+            ("one", "model_not_allowed"), ("nothing", "model_not_found"), ("(unknown)", "400"),
+            ("öne " + "x" * 99, "invalid_model")]
+        used = (await api.board.request("usage:get", from_=0, to=llamadash.now_ms(), by="model"))["rows"]
+        assert {row["model"]: row["errors"] for row in used} == {"one": 1, "(unknown)": 4}
+        await api.board.request("keys:revoke", id=created["key"]["id"])
+        limit = llamadash.MAX_REFUSED
+        statuses = await asyncio.gather(*[api.post(data={"model": f"m{at}"}) for at in range(3 * limit)])
+        assert {status for status, _ in statuses} == {404}
+        await eventually(api.row, "they are saved")
+        summary = (await api.board.request("requests:list"))["summary"]
+        assert limit - 5 <= summary["failed"] <= 5 + 2 * limit  # a minute may have ended meanwhile
+
+
+@run_async
 async def test_the_timeline_tells_what_people_did(start: Callable[..., Server], fake: FakeEngine) -> None:
     """Configuration, keys, password, backups, start and stop are in it, and a load has its seconds and its past."""
     server = start(program=fake.program)
