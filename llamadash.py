@@ -954,7 +954,9 @@ SPEED_COLUMNS = {"prompt_speeds": "prompt_per_second", "generated_speeds": "gene
 CONTAINS = "LIKE '%' || REPLACE(REPLACE(REPLACE(?, '!', '!!'), '%', '!%'), '_', '!_') || '%' ESCAPE '!'"
 FILTERS = {**{name: f"{name} = ?" for name in ("model", "key", "status", "kind", "level", "source")},
            "from_ms": "timestamp >= ?", "to_ms": "timestamp < ?", "search": f"message {CONTAINS}"}
-LIVES = "kind IN ('loading', 'loaded', 'unloaded', 'failed', 'crashed', 'waiting')"  # as the index events_lives has it
+# What models come and leave by, as the index events_lives has it; pins are configuration, and an end is that of all.
+LIVES = ("kind IN ('loading', 'loaded', 'unloaded', 'failed', 'crashed', 'waiting', 'unwanted', 'started', 'stopped', "
+         "'configuration')")
 EVENT_COLUMNS = ("id", "timestamp", "kind", "model", "reason", "details")
 CLOCK_FIELDS: dict[str, Any] = {"sure": Timestamp, "since": Timestamp, "held": int, "doubt": str | None}
 # Characters and messages of one conversation, which is sent in one piece; conversations, and characters of all.
@@ -1119,8 +1121,6 @@ def m006_router(db: sqlite3.Connection) -> None:
         CREATE INDEX events_timestamp ON events (timestamp);
         CREATE INDEX events_model ON events (model, timestamp);
         CREATE INDEX events_kind ON events (kind, timestamp);
-        CREATE INDEX events_lives ON events (timestamp)
-            WHERE kind IN ('loading', 'loaded', 'unloaded', 'failed', 'crashed', 'waiting');
         CREATE TABLE usage (day TEXT NOT NULL, model TEXT NOT NULL, build TEXT NOT NULL DEFAULT '',
             key TEXT NOT NULL DEFAULT '', status TEXT NOT NULL DEFAULT 'ok', requests INTEGER NOT NULL DEFAULT 0,
             prompt_tokens INTEGER NOT NULL DEFAULT 0, cached_tokens INTEGER NOT NULL DEFAULT 0,
@@ -1169,9 +1169,19 @@ def m006_parameters(text: str) -> tuple[str, bool, int | None]:
     return json.dumps(parameters), pinned is True, idle if type(idle) is int and idle > 0 else None
 
 
+def m007_lives(db: sqlite3.Connection) -> None:
+    """What models come and leave by is found at once, that of each model as well; so is what seldom happens."""
+    lives = ("kind IN ('loading', 'loaded', 'unloaded', 'failed', 'crashed', 'waiting', 'unwanted', 'started', "
+             "'stopped', 'configuration')")
+    run_script(db, f"""
+        DROP INDEX IF EXISTS events_lives;
+        CREATE INDEX events_lives ON events (timestamp) WHERE {lives};
+        CREATE INDEX events_model_lives ON events (model, timestamp) WHERE {lives}""")
+
+
 # A migration runs once, in a transaction of its own, and makes the format of its number; 4 and 5 were never released.
 MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {
-    1: m001_initial, 2: m002_hours, 3: m003_counts, 6: m006_router}
+    1: m001_initial, 2: m002_hours, 3: m003_counts, 6: m006_router, 7: m007_lives}
 # SQLite's result codes for what the system refuses or the file is, by its words for them: Python 3.10 has only these.
 SQLITE_TEXTS = {"permission denied": 3, "is locked": 5, "readonly": 8, "disk I/O error": 10, "malformed": 11,
                 "is full": 13, "unable to open": 14, "locking protocol": 15, "large file support": 22,
@@ -6022,7 +6032,7 @@ class Action(NamedTuple):
     `loading`: start its process. `refused`: tell a ticket's request why, if it is one's. Only done, and no event:
     `stopping`: end its process; `admitted`: pass the ticket's request on to it.
     """
-    kind: str  # loading | restart | loaded | unloaded | failed | crashed | waiting | refused | stopping | admitted
+    kind: str  # loading | restart | loaded | unloaded | failed | crashed | waiting | unwanted | refused | …
     unit: Unit
     reason: str = ""
     details: Mapping[str, Any] = {}  # of a request refused with a `code`: crowded | waited | failed | unloaded
@@ -6359,6 +6369,8 @@ class Residency:
             unit.outdated = unit.forgotten = True
             unit.pinned, unit.preferred, unit.wish = False, False, None
             self.refuse(unit.waiting.values(), "unloaded", f"{unit.name} has changed or was deleted: ask again")
+            if unit.waits:
+                self.end_wait(unit)
             if not unit.resident:
                 del self.units[unit_id]
         return self.settle(now)
@@ -6392,7 +6404,7 @@ class Residency:
                 if absent and unit.failures < CRASH_LIMIT:
                     unit.wish = now, "pinned"
             if unit.waits and not unit.wanted:
-                unit.waits = None
+                self.end_wait(unit)
         for device in self.yielding:
             self.give_way(device, now)
         self.make_room(now)
@@ -6483,6 +6495,11 @@ class Residency:
                 unit.used_at = now
                 self.actions.append(Action("admitted", unit, ticket=ticket))
             unit.waiting.clear()
+
+    def end_wait(self, unit: Unit) -> None:
+        """Nobody waits for a unit any more: who did was refused, or has left."""
+        unit.waits = None
+        self.actions.append(Action("unwanted", unit, "nobody waits for it any more"))
 
     def refuse(self, tickets: Iterable[Ticket], code: str, message: str) -> None:
         """End requests that wait."""

@@ -1666,7 +1666,7 @@ def test_what_version_1_0_remembered_is_found_again(version_1_0: Path) -> None:
         assert database.find_session(b"\0\xff") == "s1"
         assert [row["message"] for row in database.logs()[0]] == ["hello"]
         assert [backup.name for backup in database.backups()] == [
-            "before-migration-6.db"]
+            "before-migration-7.db", "before-migration-6.db"]
 
 
 def test_a_default_of_version_1_0_becomes_the_configuration(version_1_0: Path) -> None:
@@ -2200,7 +2200,7 @@ async def test_pruning_does_not_need_a_backup(dash: StubDash, monkeypatch: pytes
     assert dash.failures == []
 
 
-@pytest.mark.parametrize("number", [4, 5, 7, 999])
+@pytest.mark.parametrize("number", [4, 5, 8, 999])
 def test_a_newer_database_is_left_alone(tmp_path: Path, number: int) -> None:
     """A database of a later version is refused, by each command, and not one byte of it or of the key changes.
 
@@ -2257,13 +2257,13 @@ def test_a_migration_that_fails_leaves_the_old_version(tmp_path: Path, monkeypat
     def m_broken(db: sqlite3.Connection) -> None:
         db.execute("DROP TABLE models")
         raise ZeroDivisionError
-    monkeypatch.setattr(llamadash, "MIGRATIONS", llamadash.MIGRATIONS | {7: m_broken})
+    monkeypatch.setattr(llamadash, "MIGRATIONS", llamadash.MIGRATIONS | {99: m_broken})
     with pytest.raises(ZeroDivisionError):
-        llamadash.Database(path, 7)
+        llamadash.Database(path, 99)
     monkeypatch.undo()
     again = llamadash.Database(path)
     assert again.get_model("tiny")
-    assert [backup.name for backup in again.backups()] == ["before-migration-7.db"]
+    assert [backup.name for backup in again.backups()] == ["before-migration-99.db"]
     again.close()
 
 
@@ -2278,18 +2278,18 @@ def test_a_migration_that_sqlite_refuses_is_no_damage(
     def m_broken(db: sqlite3.Connection) -> None:
         db.execute("DROP TABLE models")
         db.execute("INSERT INTO nowhere VALUES (1)")
-    monkeypatch.setattr(llamadash, "MIGRATIONS", llamadash.MIGRATIONS | {7: m_broken})
+    monkeypatch.setattr(llamadash, "MIGRATIONS", llamadash.MIGRATIONS | {99: m_broken})
     really = llamadash.Database
-    monkeypatch.setattr(llamadash, "Database", lambda path: really(path, 7))
+    monkeypatch.setattr(llamadash, "Database", lambda path: really(path, 99))
     for _ in range(2):
         assert llamadash.main(["--port", "0", "--data-dir", str(tmp_path)]) == llamadash.EXIT_DATABASE
         error = capsys.readouterr().err
-        assert "Migration 7" in error and "nowhere" in error and "nothing was changed" in error
+        assert "Migration 99" in error and "nowhere" in error and "nothing was changed" in error
     monkeypatch.undo()
     again = llamadash.Database(path)
     assert (again.get_meta("kept"), again.models(), again.notice) == (1, [], None)
     assert not list(tmp_path.glob("*damaged*"))
-    assert [backup.name for backup in again.backups()] == ["before-migration-7.db"]
+    assert [backup.name for backup in again.backups()] == ["before-migration-99.db"]
     again.close()
 
 
@@ -6510,7 +6510,7 @@ def test_a_flood_is_limited_and_counted() -> None:
 # -- Residency -------------------------------------------------------------------------------------
 
 LOAD_TIME, STOP_TIME = 20.0, 5.0  # s that a process takes at most, in the world of these tests
-TOLD = ("waiting", "restart", "loaded", "unloaded", "failed", "crashed")  # of which nothing has to be done
+TOLD = ("waiting", "unwanted", "restart", "loaded", "unloaded", "failed", "crashed")  # of which nothing has to be done
 UNLOADED_BY = ("by hand", "idle", "configuration changed", "stopped")  # and `evicted for X`
 
 
@@ -7755,6 +7755,32 @@ def test_a_wait_is_in_the_timeline_once() -> None:
     world.end(1)
     world.ask("B")
     assert len(world.told("waiting")) == 2
+
+
+@pytest.mark.parametrize("end", ["left", "refused", "unloaded", "forgotten", "loaded"])
+def test_the_end_of_a_wait_is_in_the_timeline(end: str) -> None:
+    """The last one who waited has left or was refused: that is told, once; a load ends a wait by itself."""
+    world = World({"A": 6, "B": 6}, 8)
+    answered = world.ask("A")
+    world.ready("A")
+    first, second = world.ask("B"), world.ask("B")
+    world.end(first)
+    assert world.told("waiting") and not world.told("unwanted")
+    if end == "left":
+        world.end(second)
+    elif end == "refused":
+        world.after(world.residency.max_wait)
+    elif end == "unloaded":
+        world.unload("B")
+    elif end == "forgotten":
+        world.do(world.residency.forget("B", world.now))
+    else:
+        world.after(world.residency.min_residency)
+        world.end(answered)
+        world.gone("A")
+        assert world.status("B") == "loading"
+    world.after(1)
+    assert len(world.told("unwanted")) == (end != "loaded")
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -26,3 +26,11 @@ test("a model without events is what it is now, and an end of llamadash ends all
   const pinned = lanesOf([event(4, "configuration", "d", { pinned: true })], models, 0, 10).find(({ id }) => id === "d");
   assert.deepEqual(pinned.pinned, [{ kind: "pinned", from: 4, to: 10 }]);
 });
+
+test("a wait ends when nobody waits any more, and what was left alone has no lane", () => {
+  const events = [event(20, "waiting"), event(30, "unwanted"), event(40, "unwanted", "b")];
+  assert.deepEqual(lanesOf(events, [], 10, 100), [
+    { id: "a", pinned: [], spans: [{ kind: "waiting", from: 20, to: 30 }] },
+    { id: "b", pinned: [], spans: [{ kind: "waiting", from: 10, to: 40 }] },
+  ]);
+});

@@ -12,11 +12,11 @@ import { icon } from "./icon.js";
 
 /** @type {Record<string, string | null>} what a model is from this kind of event on, and what it was before */
 const NEXT = {
-  waiting: "waiting", loading: "loading", loaded: "loaded", unloaded: null, failed: null, crashed: null, started: null,
-  stopped: null,
+  waiting: "waiting", unwanted: null, loading: "loading", loaded: "loaded", unloaded: null, failed: null, crashed: null,
+  started: null, stopped: null,
 };
 /** @type {Record<string, string | null>} */
-const BEFORE = { loaded: "loading", failed: "loading", unloaded: "loaded", crashed: "loaded" };
+const BEFORE = { unwanted: "waiting", loaded: "loading", failed: "loading", unloaded: "loaded", crashed: "loaded" };
 
 /** @type {Record<string, string>} */
 const WORDS = { waiting: "Waiting", loading: "Loading", loaded: "In memory", pinned: "Pinned" };

@@ -24,6 +24,7 @@ const KINDS = {
   cut: ["Less context", "warning"],
   spilled: ["Spilled", "warning"],
   waiting: ["Waits", "warning"],
+  unwanted: ["Waits no more", "neutral"],
   loading: ["Loading", "info"],
   restart: ["Restart", "warning"],
   loaded: ["Loaded", "success"],
@@ -35,6 +36,9 @@ const KINDS = {
 
 /** Kinds whose words begin with a name of somebody's choice. */
 const NAMED = ["started", "stopped", "key", "backup", "build", "download", "configuration"];
+
+/** Kinds that only lead to the next one, or take it back: a chart has no mark of them. */
+const LEADING = ["waiting", "unwanted", "loading"];
 
 /** What an alert tells of that is an event by itself: the bell has the alert, and the feed the event. */
 const EVENTS_THEMSELVES = ["crashed", "failed", "backup", "build", "download"];
@@ -65,11 +69,11 @@ export function eventLabel(kind) {
 }
 
 /**
- * Events as the marks of a chart, the oldest first; without what only leads to the next one.
+ * Events as the marks of a chart, the oldest first; without those that are LEADING.
  * @param {any} state @param {Event[]} events
  */
 export function eventMarks(state, events) {
-  return events.filter(({ kind, future }) => kind !== "waiting" && kind !== "loading" && !future).map((event) => {
+  return events.filter(({ kind, future }) => !LEADING.includes(kind) && !future).map((event) => {
     const [label, look] = eventLabel(event.kind);
     const name = event.model && modelName(state.get("models"), event.model);
     return { timestamp: event.timestamp, look, text: `${name ? `${name}: ` : ""}${label}. ${eventWords(event)}` };
