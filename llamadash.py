@@ -563,22 +563,53 @@ def expanded(path: str) -> Path:
 def good_values(saved: Json, fields: dict[str, Any]) -> Json:
     """What of the `saved` values can be used; the rest is logged, and its defaults hold."""
     good = {}
-    for key in saved.keys() & fields.keys():
+    for key in filter(fields.__contains__, saved.keys()):
         try:
             good[key] = checked(saved[key], fields[key], key)
         except InvalidRequest as problem:
             log.warning("%s is not used as it is saved: %s", key, problem)
-            if typing.get_origin(fields[key]) is dict and isinstance(saved[key], dict):  # which costs only what is bad
-                good[key] = good_values(saved[key], dict.fromkeys(saved[key], typing.get_args(fields[key])[1]))
+            kind, *_ = typing.get_args(fields[key]) if typing.get_origin(fields[key]) is Annotated else [fields[key]]
+            if typing.get_origin(kind) is dict and isinstance(saved[key], dict):  # which costs only what is bad
+                good[key] = good_values(saved[key], dict.fromkeys(saved[key], typing.get_args(kind)[1]))
+            elif typing.get_origin(kind) is list and isinstance(saved[key], list):
+                items = {f"{key}.{at}": item for at, item in enumerate(saved[key])}
+                kept = good_values(items, dict.fromkeys(items, typing.get_args(kind)[0]))
+                good |= {key: [*kept.values()]} if 0 < len(kept) < len(items) else {}
     return good
+
+
+def checked_schedule(item: Json, field: str) -> Json:
+    """`item` if it is a schedule; else InvalidRequest naming what of it is wrong, in `field`."""
+    item = checked_changes(item, SCHEDULE_FIELDS, {}, field)
+    if item.keys() != SCHEDULE_FIELDS.keys() or not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", item["at"]):
+        raise InvalidRequest("A schedule has an action, a model, days (0 is Monday) and a time like 07:30.",
+                             field=f"{field}.at")
+    return item
+
+
+def good_schedules(saved: list[Json]) -> list[Json]:
+    """What of the `saved` schedules can be kept; the rest is logged."""
+    good = []
+    for at, item in enumerate(saved):
+        try:
+            good.append(checked_schedule(item, f"schedules.{at}"))
+        except InvalidRequest as problem:
+            log.warning("schedules.%d is not used as it is saved: %s", at, problem)
+    return good
+
+
+def good_config(saved: Json) -> Json:
+    """What of the `saved` configuration of the engine can be used."""
+    good = good_values(saved, CONFIG_FIELDS)
+    parts = {"schedules": good_schedules, "defaults": known_parameters}
+    return good | {key: made(good[key]) for key, made in parts.items() if key in good}
 
 
 def engine_values(config: Config, saved: Json) -> Json:
     """The engine's configuration in force: option before environment before what was `saved` before default."""
     fixed = {key: item for key in ("api_host", "api_port", "models_dirs") if (item := getattr(config, key)) is not None}
-    values = {**ENGINE_DEFAULTS, "models_dirs": default_model_folders(), **good_values(saved, CONFIG_FIELDS), **fixed}
-    return {**values, "models_dirs": list(map(str, values["models_dirs"])),
-            "defaults": known_parameters(values["defaults"])}
+    values = {**ENGINE_DEFAULTS, "models_dirs": default_model_folders(), **good_config(saved), **fixed}
+    return {**values, "models_dirs": list(map(str, values["models_dirs"]))}
 
 
 def model_folders(config: Config, values: Json) -> list[Path]:
@@ -831,10 +862,7 @@ def checked_config(dash: Dash, changes: Json, field: str) -> Json:
     if not re.fullmatch(r"[A-Za-z0-9:][A-Za-z0-9.:_-]*", changes.get("api_host", "localhost")):
         raise InvalidRequest("api_host must be a host name or an address", field=f"{field}.api_host")
     for at, item in enumerate(changes.get("schedules", ())):
-        item = checked_changes(item, SCHEDULE_FIELDS, {}, f"{field}.schedules.{at}")
-        if item.keys() != SCHEDULE_FIELDS.keys() or not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", item["at"]):
-            raise InvalidRequest("A schedule has an action, a model, days (0 is Monday) and a time like 07:30.",
-                                 field=f"{field}.schedules.{at}.at")
+        checked_schedule(item, f"{field}.schedules.{at}")
     if (name := changes.get("default_model")) and not dash.entry_of(name):
         raise InvalidRequest(f"There is no model {name}.", field=f"{field}.default_model")
     if (build := changes.get("build")) and build not in dash.builds.builds:
@@ -4628,8 +4656,8 @@ class Parameter(NamedTuple):
     several: bool = False  # a path parameter that takes a list, separated by commas
     group: str = ""
 
-    def checked(self, value: Any, folders: list[Path], at: str) -> Any:
-        """`value` if it is acceptable for this parameter; InvalidRequest names the field `at`."""
+    def checked(self, value: Any, folders: list[Path] | None, at: str) -> Any:
+        """`value` if it is acceptable here, its files in `folders`; InvalidRequest names the field `at`."""
         bounds = Range(self.low, self.high)
         kinds = {"int": Annotated[int, bounds], "float": Annotated[float, bounds], "bool": bool,
                  "choice": Literal[self.choices]}
@@ -4643,7 +4671,7 @@ class Parameter(NamedTuple):
         for path in map(Path, names):
             if not path.is_absolute() or path.suffix.lower() != ".gguf":
                 raise InvalidRequest(f"{self.label} must be the full path of a .gguf file", field=at)
-            if not is_file_inside(path, folders):
+            if folders is not None and not is_file_inside(path, folders):
                 raise FileNotHere(f"{self.label} must be a file in a model folder", field=at)
         with contextlib.suppress(ValueError, RecursionError):
             parsed = json.loads(value) if self.key == "chat-template-kwargs" else {}
@@ -4805,7 +4833,7 @@ PARAMETERS = {
 ALIASES = {alias: item.key for item in PARAMETERS.values() for alias in (item.key, *item.aliases)}
 
 
-def validated_parameters(parameters: Json, folders: list[Path], field: str = "parameters") -> Json:
+def validated_parameters(parameters: Json, folders: list[Path] | None, field: str = "parameters") -> Json:
     """`parameters` if all are known and acceptable, without null; InvalidRequest names the `field.key` that is not."""
     accepted: Json = {}
     for key, value in parameters.items():
@@ -4820,8 +4848,14 @@ def validated_parameters(parameters: Json, folders: list[Path], field: str = "pa
 
 
 def known_parameters(saved: Any) -> Json:
-    """Of saved parameters those that this version knows: a newer one may have more."""
-    return {key: value for key, value in saved.items() if key in PARAMETERS} if isinstance(saved, dict) else {}
+    """Of saved parameters those that this version can use: a newer one may have more, and a file may be away."""
+    good: Json = {}
+    for key in filter(PARAMETERS.__contains__, saved if isinstance(saved, dict) else ()):
+        try:
+            good |= validated_parameters({key: saved[key]}, None)
+        except InvalidRequest as problem:
+            log.warning("the parameter %s is not used as it is saved: %s", key, problem)
+    return good
 
 
 SHARED_SECTIONS = ("", "default", "*")  # what they say holds for every model
@@ -6877,7 +6911,7 @@ class Pool:
     async def take_build_back(self, entry: str, build: Build) -> None:
         """Return to the build that a model last ran with, where the one that took its place cannot start it."""
         builds, config = self.dash.builds, self.dash.engine_config
-        good = builds.builds.get(self.dash.db.get_meta("proven_builds", {}).get(entry, ""))
+        good = builds.builds.get(str(self.dash.db.get_meta("proven_builds", {}).get(entry)))
         if good is None or good.problem or good.id == build.id or builds.default(config) is not build or self.stopping:
             return
         await apply_config(self.dash, None, {"build": good.id})
@@ -12725,7 +12759,7 @@ DOCUMENT_FIELDS: dict[str, Any] = {
 async def system_export(dash: Dash) -> Json:
     """Everything but history, as one document: settings, configuration and each model's parameters."""
     models = [{key: row[key] for key in IMPORT_FIELDS} for row in dash.db.models()]
-    config = good_values(dash.db.config(), CONFIG_FIELDS)
+    config = good_config(dash.db.config())
     return {"document": {"format": "llamadash", "version": 1, "exported_at": now_ms(),
                          "settings": dash.settings, "config": config, "models": models}}
 

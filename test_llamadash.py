@@ -5701,14 +5701,19 @@ async def test_what_a_newer_version_saved_is_read(dash: StubDash) -> None:
     write_gguf(dash.models_folder / "m.gguf", LLAMA, WEIGHTS)
     await dash.library.scan()
     with dash.db.transaction() as db:
-        db.execute("""UPDATE models SET parameters = '{"ctx-size": 64, "telepathy": {"deep": 1}}'""")
-        for key, value in {"defaults": {"temp": 0.5, "aura": 1}, "new": {}, "models_max": "many",
+        db.execute("UPDATE models SET parameters = ?", (json.dumps(
+            {"ctx-size": 64, "telepathy": {"deep": 1}, "parallel": 0, "top-k": "many", "mmproj": "/away/p.gguf"}),))
+        for key, value in {"defaults": {"temp": 0.5, "aura": 1, "top-p": [7], "ctx-size": "all"}, "new": {},
+                           "models_max": "many", "models_dirs": ["/a", 5, "/b"],
                            "budget": {"CUDA0": 5, "CPU": {"share": 0.5}}}.items():
             db.execute("INSERT OR REPLACE INTO server_config VALUES (?, ?)", (key, json.dumps(value)))
     later = StubDash(dash.folder)
     config = (await later.request("config:get"))["config"]
     assert (config["defaults"], config["budget"], config["models_max"]) == ({"temp": 0.5}, {"CUDA0": 5}, 0)
-    assert (await later.request("models:get", id="m"))["model"]["parameters"] == {"ctx-size": 64}
+    assert (await later.request("system:export"))["document"]["config"]["models_dirs"] == ["/a", "/b"]
+    kept = {"ctx-size": 64, "mmproj": "/away/p.gguf"}
+    assert (await later.request("models:get", id="m"))["model"]["parameters"] == kept
+    assert not {"many", "all"} & set((await later.request("presets:export"))["ini"].split())
     await later.request("models:estimate", id="m")
     later.db.add_benchmark({"model": "m"})
     later.db.add_api_key("k", b"x", "sk-", ["m"])
@@ -7499,6 +7504,19 @@ def test_schedules_are_due_once_a_day_also_where_the_clocks_change(monkeypatch: 
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+@run_async
+async def test_a_schedule_that_is_saved_oddly_costs_only_itself(dash: StubDash) -> None:
+    """What lacks a field or has a senseless one is left out, also of what is exported; the others are kept to."""
+    good = {"action": "pin", "model": "m", "at": "07:30", "days": [0, 1, 2, 3, 4, 5, 6]}
+    odd: list[Any] = [{}, 7, good | {"at": "noon"}, good | {"days": [9]}, good | {"days": None}, good | {"more": 1}]
+    dash.db.save_config(1, {"schedules": [*odd, good]})
+    later = StubDash(dash.folder)
+    assert later.engine_config["schedules"] == [good]
+    assert (await later.request("system:export"))["document"]["config"]["schedules"] == [good]
+    until = time.mktime((2026, 3, 30, 7, 31, 0, 0, 0, -1))
+    assert llamadash.due_schedules(later.engine_config["schedules"], until - 120, until) == [good]
 
 
 @run_async
@@ -12059,6 +12077,9 @@ async def test_a_build_that_cannot_start_a_model_is_taken_back(tmp_path: Path) -
         assert any("b2 could not start a" in text for text in dash.gateway.snapshot()["warnings"])
         await dash.request("engines:use", id="b1")
         assert not dash.gateway.snapshot()["warnings"]
+        dash.db.set_meta("proven_builds", {"a": {"id": "b2"}})  # as no version saves it
+        await dash.pool.take_build_back("a", dash.builds.get("b1"))
+        assert dash.engine_config["build"] == "b1"
 
 
 @run_async
