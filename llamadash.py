@@ -900,7 +900,10 @@ async def settings_update(dash: Dash, *, changes: dict[str, Any]) -> Json:
     """Save settings, let everything follow them, and tell everybody."""
     changes = checked_changes(changes, SETTING_FIELDS, dash.config.locked())
     dash.db.set_meta("settings", {**dash.db.get_meta("settings", {}), **changes})
+    before = dash.settings
     dash.load_settings()
+    if changed := sorted(key for key in changes if before[key] != dash.settings[key]):
+        dash.event("configuration", reason=", ".join(changed))
     log.setLevel(dash.settings["log_level"].upper())
     dash.sampler.changed.set()
     await dash.broadcast("settings:updated", {"settings": dash.settings})
@@ -919,6 +922,7 @@ async def sessions_revoke(dash: Dash, *, id: Annotated[str, Length(1, 64)]) -> J
     """End one session; its sockets are closed with the next heartbeat."""
     if not dash.db.delete_sessions(id):
         raise NotFound("There is no such session.", field="id")
+    dash.event("key", reason="A session was ended")
     return {"id": id}
 
 
@@ -4589,7 +4593,9 @@ async def models_create(dash: Dash, *, model: dict[str, Any]) -> Json:
     for name in ("name", "path"):
         if name not in wanted:
             raise InvalidRequest(f"missing field: model.{name}", field=f"model.{name}")
-    return {"model": await dash.library.add(**wanted)}
+    added = await dash.library.add(**wanted)
+    dash.event("configuration", added["id"], "added by hand")
+    return {"model": added}
 
 
 @on("models:update", error="UPDATE_MODEL_FAILED")
@@ -4605,6 +4611,7 @@ async def models_update(dash: Dash, *, id: ModelId, revision: int, changes: dict
 async def models_delete(dash: Dash, *, id: ModelId, deleteFile: bool = False) -> Json:  # noqa: N803  (on the wire)
     """Take a model off the list and, if wanted, its files off the disk."""
     freed = await dash.library.remove(id, deleteFile)
+    dash.event("configuration", id, "deleted")
     await dash.broadcast("models:deleted", {"id": id})
     dash.pool.sync()
     return {"id": id, "freed": freed}
@@ -11358,6 +11365,7 @@ class Hub:
         if (key := await self.dash.access.key()) != self.known_key:
             self.known_key = key
             self.dash.access.sessions_void = True
+            self.dash.event("key", reason="The access key was replaced")
             self.end_sessions(set())
         if self.dash.access.sessions_void:
             self.dash.db.delete_sessions()

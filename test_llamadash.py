@@ -8622,6 +8622,14 @@ async def test_the_timeline_tells_what_people_did(start: Callable[..., Server], 
         key = (await board.request("keys:create", name="Laptop"))["key"]
         await board.request("keys:revoke", id=key["id"])
         await board.request("password:set", password="a long password")
+        for _ in range(2):
+            await board.request("settings:update", changes={"alert_disk": 77, "alerts_off": ["disk"]})
+        path = (await board.request("models:get", id="one"))["model"]["path"]
+        await board.request("models:create", model={"name": "Copy", "path": path, "id": "copy"})
+        await board.request("models:delete", id="copy")
+        await (await Dashboard().connect(server, {"password": "a long password"})).close()
+        sessions = (await board.request("sessions:list"))["sessions"]
+        await board.request("sessions:revoke", id=sessions[0]["id"])
         backup = Path((await board.request("system:backup"))["path"]).name
         for _ in range(2):
             assert (await api.post())[0] == 200
@@ -8634,6 +8642,8 @@ async def test_the_timeline_tells_what_people_did(start: Callable[..., Server], 
     version = f"llamadash {llamadash.__version__}"
     for item in (("started", None, version), ("configuration", None, "max_wait"), ("configuration", "one", "tags"),
                  ("key", None, "Laptop was created"), ("key", None, "Laptop was revoked"),
+                 ("configuration", None, "alert_disk, alerts_off"), ("configuration", "copy", "added by hand"),
+                 ("configuration", "copy", "deleted"), ("key", None, "A session was ended"),
                  ("key", None, "The password was set"), ("backup", None, backup), ("stopped", None, version)):
         assert told.count(item) == 1 + (item[0] == "started"), (item, told)
     loads = [item["details"] for item in events if item["kind"] == "loaded"]
@@ -14934,6 +14944,7 @@ async def test_a_full_disk_does_not_keep_ended_sessions_alive(
             with pytest.raises(llamadash.StorageFull):
                 await dash.hub.look_at_key()
     assert ended == [set()]  # once: whoever came with the new key since then stays
+    assert [(item["kind"], item["reason"]) for item in dash.unsaved_events] == [("key", "The access key was replaced")]
     with pytest.raises(llamadash.Unauthenticated):
         await dash.access.admit({"token": "token"}, "127.0.0.1")
     await dash.hub.look_at_key()
