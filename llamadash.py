@@ -4914,6 +4914,8 @@ def parse_presets(text: str) -> dict[str, dict[str, str]]:
     """The sections of a preset file, or what a pasted command line says; InvalidRequest names a senseless line."""
     if "\0" in text or not encodable(text):
         raise InvalidRequest("This is not text", field="ini")
+    if re.search(r"(?m)^ExecStart=", text):  # a unit of systemd: its command, after its variables
+        text = "\n".join(re.findall(r"(?m)^(?:ExecStart=[-+!:@]*|Environment=(?=\S))((?:.*\\\r?\n)*.*)$", text))
     lines = [line.strip(" \t") for line in re.split(r"\r\n|\n|\r", text.lstrip("\ufeff"))]
     if re.search(r"(?im)llama|^[ \t]*-", text) and not any(line.startswith("[") for line in lines) and (
             commands := parse_commands(text)):
@@ -4986,8 +4988,9 @@ def command_options(words: list[str]) -> dict[str, str]:
         if found[2] is None and (re.match(r"--?(?:[A-Za-z]|$)", after) or (
                 known and switch and after.lower() not in (*BOOLEANS, *known.choices))):
             text = "on"
-        both = known and key in options and known.key in ("override-tensor", "lora")  # which may be given several times
-        options[key] = f"{options[key]},{text}" if both else text
+        several = known.key if known and known.key in ("override-tensor", "lora") else "-"  # may be given several times
+        before = next((other for other in options if ALIASES.get(other) == several), None)
+        options[before or key] = f"{options[before]},{text}" if before else text
     return options
 
 
@@ -5189,6 +5192,7 @@ class Build:
     protocol: str = "none"  # or "state", or "ready" (before summer 2026)
     devices: tuple[Json, ...] = ()  # {name, description, total, free} in bytes
     problem: str | None = None  # why it cannot be used
+    size: int | None = None  # bytes of its program, or of all that was installed with it
 
     @property
     def backends(self) -> list[str]:
@@ -5207,7 +5211,7 @@ class Build:
     def as_json(self) -> Json:
         """What clients see of it."""
         return {"id": self.id, "kind": self.kind, "path": self.path, "version": self.version, "warning": self.warning,
-                "backends": self.backends, "devices": list(self.devices), "problem": self.problem}
+                "backends": self.backends, "devices": list(self.devices), "problem": self.problem, "size": self.size}
 
 
 class Builds:
@@ -5245,7 +5249,7 @@ class Builds:
         key = (build.path, status.st_mtime_ns, status.st_size)
         if key not in self.probes or (again and self.probes[key].problem):  # it may be over: a slow disk, a library
             self.probes[key] = await probe(build, self.config.data_dir)
-        return dataclasses.replace(self.probes[key], id=build.id)
+        return dataclasses.replace(self.probes[key], id=build.id, size=build.size or status.st_size)
 
     def get(self, id: str) -> Build:
         """The build with this id; NotFound where there is none."""
@@ -5305,7 +5309,8 @@ def find_builds(config: Config) -> list[Build]:
     for *_, folder in sorted(installed, reverse=True):  # the latest first
         if program := program_below(folder):
             id = re.sub("^(given|llama-server|embedded)$", r"installed-\1", folder.name)
-            found.append(build_of(re.sub(r"[^A-Za-z0-9._-]+", "-", id)[:96], program))
+            size = sum(path.lstat().st_size for path in folder.rglob("*"))
+            found.append(dataclasses.replace(build_of(re.sub(r"[^A-Za-z0-9._-]+", "-", id)[:96], program), size=size))
     program = shutil.which("llama-server") or shutil.which("llama")
     if program and os.path.realpath(program) not in {os.path.realpath(build.path) for build in found}:
         found.append(build_of("llama-server", os.path.abspath(program)))
@@ -12148,8 +12153,8 @@ async def port_findings(config: Config, values: Json) -> Findings:
 def service_unit(config: Config) -> str:
     """A systemd unit that runs this very script with this configuration, as this user."""
     folders = model_folders(config, engine_values(config, saved_config(config)))
-    writable = [config.data_dir, *(folder for folder in folders if os.path.isdir(folder)
-                                   and folder not in (config.data_dir, config.data_dir / "models"))]
+    writable = [config.data_dir, *(folder for folder in folders  # whether it is there now or not
+                                   if folder not in (config.data_dir, config.data_dir / "models"))]
     command = [os.path.abspath(sys.executable), str(SCRIPT), *service_options(config)]
     needed = [Path(path) for path in (*command[:2], config.llama_server, config.tls_cert, config.tls_key)
               if path and os.path.isabs(path)]

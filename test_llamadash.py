@@ -5663,8 +5663,11 @@ def test_sections_find_their_files(tmp_path: Path) -> None:
         "ctx-size": 4096, "kv-offload": False}),
     ("$ export LLAMA_ARG_THREADS=8\n$ nohup llama serve --hf-repo u/Q-GGUF --hf-file q-Q4_K_M.gguf > log.txt 2>&1 &",
      "cached", {"threads": 8}),
-    ("llama-server\n  -m q.gguf\n  -ot '.ffn_(up|down)_exps.=CPU' -ot \"a=CPU\"\n  -nocb -nr --top_k=5", "q", {
+    ("llama-server\n -m q.gguf\n -ot '.ffn_(up|down)_exps.=CPU' --override-tensor \"a=CPU\"\n -nocb -nr --top_k=5", "q", {
         "override-tensor": ".ffn_(up|down)_exps.=CPU,a=CPU", "cont-batching": False, "repack": False, "top-k": 5}),
+    ("[Unit]\nDescription=llama\n[Service]\nEnvironment=LLAMA_ARG_THREADS=8\nExecStart=-/usr/bin/llama-server \\\n"
+     " -m /m/q.gguf \\\n -c 4096\nRestart=always\n[Install]\nWantedBy=default.target\n", "q", {
+        "threads": 8, "ctx-size": 4096}),
     ("-m q.gguf --chat-template-kwargs '{\"enable_thinking\": false}' -ngl -1 -md /elsewhere/q-Q4_K_M.gguf", "q", {
         "chat-template-kwargs": '{"enable_thinking": false}', "n-gpu-layers": -1,
         "model-draft": "/hub/models--u--Q-GGUF/snapshots/1/q-Q4_K_M.gguf"}),
@@ -6054,6 +6057,7 @@ async def test_the_latest_build_for_the_gpus_own_system_is_recommended(
     assert [build["id"] for build in listed["builds"]][:4] == [
         "0.4.0-blas", "0.3.0-vulkan", "b11434-cuda", "b9999-cuda"]
     assert listed["recommended"] == "b11434-cuda" and listed["builds"][0]["devices"] == []
+    assert all(build["size"] > 100 for build in listed["builds"])
     names = {item["name"] for item in dash.gateway.snapshot()["devices"]}
     assert names <= {"Main memory", "CUDA0"}  # what the default has, and not the same card by another name
     os.utime(tmp_path / "data/engines/b9999-cuda", (2000, 2000))

@@ -590,9 +590,11 @@ export class ConfigurationPage extends Component {
 
   /** @param {Json} build */
   build(build) {
-    const { id, path, backends = [], devices = [], problem, warning, used_by: users = [], removable } = build;
+    const { id, path, backends = [], devices = [], problem, warning, used_by: users = [], removable, size } = build;
     const names = devices.map((/** @type {Json} */ one) => one.description || one.name).join(", ");
-    const facts = [backends.join(", "), names, users.length && `used by ${plural(users.length, "model")}`];
+    const facts = [
+      backends.join(", "), names, size && bytes(size), users.length && `used by ${plural(users.length, "model")}`,
+    ];
     return h("li", { key: id, className: "list-item build" },
       h("div", { className: "row" },
         h("strong", null, buildName({ ...build, problem: null })),
