@@ -5663,7 +5663,8 @@ def test_sections_find_their_files(tmp_path: Path) -> None:
         "ctx-size": 4096, "kv-offload": False}),
     ("$ export LLAMA_ARG_THREADS=8\n$ nohup llama serve --hf-repo u/Q-GGUF --hf-file q-Q4_K_M.gguf > log.txt 2>&1 &",
      "cached", {"threads": 8}),
-    ("llama-server\n -m q.gguf\n -ot '.ffn_(up|down)_exps.=CPU' --override-tensor \"a=CPU\"\n -nocb -nr --top_k=5", "q", {
+    ("llama-server\n -m q.gguf\n -ot '.ffn_(up|down)_exps.=CPU' --override-tensor \"a=CPU\"\n"
+     " -nocb -nr --top_k=5", "q", {
         "override-tensor": ".ffn_(up|down)_exps.=CPU,a=CPU", "cont-batching": False, "repack": False, "top-k": 5}),
     ("[Unit]\nDescription=llama\n[Service]\nEnvironment=LLAMA_ARG_THREADS=8\nExecStart=-/usr/bin/llama-server \\\n"
      " -m /m/q.gguf \\\n -c 4096\nRestart=always\n[Install]\nWantedBy=default.target\n", "q", {
