@@ -17588,6 +17588,29 @@ async def test_nobody_loses_his_place(start: Callable[..., Server], tmp_path: Pa
 
 
 @run_async
+async def test_a_thumb_has_room(start: Callable[..., Server], tmp_path: Path) -> None:
+    """The strip's links, the times of log lines, boxes and files are 44 px on a phone, which shows in words why no
+    other machine reaches the API."""
+    library_of_models(tmp_path / "server-0" / "models")
+    server = start()
+    size = "(elements) => elements.map(({ offsetWidth, offsetHeight }) => Math.min(offsetWidth, offsetHeight))"
+    async with chromium(server, viewport={"width": 390, "height": 800}, has_touch=True, is_mobile=True) as browser:
+        page = await browser.open()
+        await page.wait_for_selector(".strip-success")
+        for path, selector in (("/", ".strip a"), ("/logs", ".log-time"), ("/models", ".model-box"),
+                               ("/chat", ".chat-attach")):
+            await page.goto(server.url + path)
+            await page.locator(selector).first.wait_for()
+            await page.wait_for_load_state("networkidle")
+            sizes = await page.locator(selector).evaluate_all(size)
+            assert sizes and min(sizes) >= 44, (selector, sizes)
+            assert await page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0, path
+        await page.goto(server.url)
+        await page.locator(".strip-address", has_text="listens on this machine alone").wait_for()
+        assert browser.problems == []
+
+
+@run_async
 async def test_escape_closes_the_menu_of_a_phone(start: Callable[..., Server]) -> None:
     """What "More" opened is closed by Escape, from wherever in it the focus is, which goes back to the button.
     A link closes it too, also that of the page one is on."""

@@ -14,6 +14,7 @@ import { timelineCard } from "../components/timeline.js";
 /** @typedef {{[name: string]: any}} Json */
 /** @typedef {import("../core/component.js").VNode} VNode */
 
+const OWN_ONLY = "The API listens on this machine alone. Set its address to 0.0.0.0 for other machines and phones.";
 const FEED_SPAN_MS = 86_400_000;
 const DETAILS_KEY = "llamadash.dashboard.details";
 const DISK_WARNING = 90; // percent
@@ -87,14 +88,16 @@ class Strip extends Panel {
   /** @param {Json | null} engine */
   renderAddress(engine) {
     const url = engine?.base_url;
-    if (!url) return h("div", { className: "strip-address muted" }, "API: not running");
+    if (!url) {
+      return h("div", { className: "strip-address strip-label muted" }, "API: not running. ",
+        h("a", { key: "why", href: "/configuration" }, "Address and port"));
+    }
     const own = isOwn(new URL(url).hostname);
     return h("div", { className: "strip-address" },
       h("span", { className: "strip-label muted" },
-        own ? ["API, this machine only. ", h("a", {
-          key: "why", href: "/configuration",
-          title: "The API listens on this machine alone. Set its address to 0.0.0.0 for other machines and phones.",
-        }, "Open to others")]
+        own ? ["API, this machine only. ",
+          h("a", { key: "why", href: "/configuration", title: OWN_ONLY }, "Open to others"),
+          h("span", { key: "words", className: "strip-why" }, OWN_ONLY)]
           : `API for all devices${engine.api_key_required ? ", with an API key" : ""}`),
       h("div", { className: "strip-url" },
         h("code", { className: "truncate", title: url }, url),
