@@ -989,6 +989,7 @@ FILTERS = {**{name: f"{name} = ?" for name in ("model", "key", "status", "kind",
 # What models come and leave by, as the index events_lives has it; pins are configuration, and an end is that of all.
 LIVES = ("kind IN ('loading', 'loaded', 'unloaded', 'failed', 'crashed', 'waiting', 'unwanted', 'started', 'stopped', "
          "'configuration')")
+RARE = "kind IN ('cut', 'spilled', 'memory', 'build', 'backup', 'alert', 'download', 'key', 'schedule')"
 EVENT_COLUMNS = ("id", "timestamp", "kind", "model", "reason", "details")
 CLOCK_FIELDS: dict[str, Any] = {"sure": Timestamp, "since": Timestamp, "held": int, "doubt": str | None}
 # Characters and messages of one conversation, which is sent in one piece; conversations, and characters of all.
@@ -1950,11 +1951,28 @@ class RequestRows(DatabaseFile):
             return [{**row, "id": insert(db, "events", {**row, "details": json.dumps(row["details"])})} for row in rows]
 
     def events(self, from_ms: int, to_ms: int, model: str | None = None, limit: int = 1000,
-               kind: str | None = None, *, lives: bool = False) -> list[Json]:
+               kind: str | None = None, *, lives: bool = False, rare: bool = False) -> list[Json]:
         """The newest events between two times, up to now those from the future as well, last; for threads."""
-        wanted = {"from_ms": from_ms, "to_ms": to_ms, "model": model, "kind": kind, LIVES: () if lives else None}
-        rows = self.newest("events INDEXED BY events_lives" if lives else "events", EVENT_COLUMNS, wanted, limit)
+        wanted = {"from_ms": from_ms, "to_ms": to_ms, "model": model, "kind": kind, LIVES: () if lives else None,
+                  RARE: () if rare else None}
+        index = " INDEXED BY events_lives" if lives else " INDEXED BY events_kind" if rare else ""
+        rows = self.newest(f"events{index}", EVENT_COLUMNS, wanted, limit)
         return [{**row, "details": decoded(row, "details", {})} for row in rows]
+
+    def events_around(self, from_ms: int, to_ms: int) -> list[Json]:
+        """What each model was last before a time and is first from another one on, and its pin so; for threads."""
+        kinds = "kind != 'configuration'", "kind = 'configuration' AND details LIKE '%\"pinned\":%'"
+        lives = f"events INDEXED BY events_model_lives WHERE {LIVES}"
+        nearest = " UNION ".join(f"""
+            SELECT (SELECT id FROM {lives} AND model IS names.model AND {part}
+                    AND timestamp {side} ? ORDER BY timestamp {order}, id {order} LIMIT 1) FROM names"""
+                                 for part in kinds for side, order in (("<", "DESC"), (">=", "ASC")))
+        rows = self.read(f"""
+            WITH RECURSIVE names (model) AS (SELECT MIN(model) FROM {lives} UNION ALL
+                SELECT (SELECT MIN(model) FROM {lives} AND model > names.model) FROM names
+                WHERE names.model IS NOT NULL)
+            SELECT {', '.join(EVENT_COLUMNS)} FROM events WHERE id IN ({nearest})""", (from_ms, to_ms) * 2)
+        return [{**dict(row), "details": decoded(dict(row), "details", {})} for row in rows]
 
     def add_capture(self, row: Json) -> None:
         """Save what a client sent and got; the oldest, beyond CAPTURES_KEPT, go."""
@@ -6892,7 +6910,8 @@ class Pool:
                 error = EngineFailed if details["code"] == "failed" else EngineUnavailable
                 reply.set_exception(error(reason, reason=details["code"]))
             if kind not in ("stopping", "admitted"):
-                self.dash.event(kind, unit.name, reason, dict(details))
+                shared = [entry for entry in (group.rows if group else ()) if entry != unit.name]
+                self.dash.event(kind, unit.name, reason, {**details, **({"shared": shared} if shared else {})})
                 level = logging.WARNING if kind in ("failed", "crashed", "refused") else logging.INFO
                 log.log(level, "%s: %s (%s)", unit.name, kind, reason)
             self.mark(unit.name, *(group.rows if group else ()))
@@ -7147,10 +7166,17 @@ async def models_free(dash: Dash) -> Json:
 
 @on("timeline:list", error="LIST_TIMELINE_FAILED")
 async def timeline_list(dash: Dash, *, from_: Timestamp, to: Timestamp, model: str | None = None,
-                        kind: str | None = None, lives: bool = False,
+                        kind: str | None = None, lives: bool = False, rare: bool = False,
                         limit: Annotated[int, Range(1, 2000)] = 200) -> Json:
-    """What happened between two times, the newest first; of one `kind`, or `lives`: what models come and leave by."""
-    return {"events": await asyncio.to_thread(dash.db.events, from_, to, model, limit, kind, lives=lives)}
+    """What happened between two times, the newest first; of one `kind`, or `lives`: what models come and leave by.
+
+    With these come `since`, from when on they are all there, and `around`: what each model was before and is after.
+    """
+    events = await asyncio.to_thread(dash.db.events, from_, to, model, limit, kind, lives=lives, rare=rare)
+    if not lives:
+        return {"events": events}
+    since = min(event["timestamp"] for event in events) if len(events) == limit else from_
+    return {"events": events, "since": since, "around": await asyncio.to_thread(dash.db.events_around, since, to)}
 
 
 # -- Gateway and keys ----------------------------------------------------------------------------

@@ -1340,6 +1340,33 @@ def test_every_page_of_a_long_list_comes_from_an_index(fresh_db: llamadash.Datab
     assert all("timestamp" in plan or "PRIMARY KEY" in plan for plan in plans), plans
 
 
+def test_what_models_were_before_a_time_and_became_after_it_is_found(
+        fresh_db: llamadash.Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each the nearest event, and that of its pin; those of llamadash itself too, and rare ones however old."""
+    def add(timestamp: int, kind: str, model: str | None = None, **details: Any) -> None:
+        fresh_db.add_events([{"timestamp": timestamp, "kind": kind, "model": model, "details": details}])
+    for timestamp, kind in ((1, "loaded"), (2, "unloaded"), (3, "refused"), (20, "loading"), (30, "loaded")):
+        add(timestamp, kind, "a")
+    add(1, "configuration", "b", pinned=True)
+    add(2, "configuration", "b")
+    add(4, "started")
+    add(5, "cut", "a")
+    really, plans = fresh_db.read, list[str]()
+
+    def explain(query: str, values: Sequence[Any]) -> list[sqlite3.Row]:
+        plans.extend(row["detail"] for row in really(f"EXPLAIN QUERY PLAN {query}", values))
+        return really(query, values)
+    monkeypatch.setattr(fresh_db, "read", explain)
+    found = fresh_db.events_around(10, 15)
+    assert not [plan for plan in plans if "SCAN events" in plan and "events_model_lives" not in plan], plans
+    assert not [plan for plan in plans if "FOR ORDER BY" in plan], plans
+    assert sorted((row["timestamp"], row["kind"], row["model"]) for row in found) == sorted([
+        (2, "unloaded", "a"), (20, "loading", "a"), (1, "configuration", "b"), (4, "started", None)],
+        key=lambda row: row[:2])
+    assert [row["kind"] for row in fresh_db.events(0, 50, limit=1, rare=True)] == ["cut"]
+    assert [row["details"] for row in found if row["kind"] == "configuration"] == [{"pinned": True}]
+
+
 class Clocks:
     """The machine's clock, which can be set, and the one that nobody sets, in ms."""
 

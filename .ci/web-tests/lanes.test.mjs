@@ -34,3 +34,26 @@ test("a wait ends when nobody waits any more, and what was left alone has no lan
     { id: "b", pinned: [], spans: [{ kind: "waiting", from: 10, to: 40 }] },
   ]);
 });
+
+test("what a model was before a past range and became after it is known by the events around", () => {
+  const loaded = [{ id: "a", status: "loaded" }];
+  const lane = (around, models = []) => lanesOf([], models, 100, 200, { around })[0]?.spans;
+  assert.deepEqual(lane([event(5, "loaded"), event(900, "unloaded")]), [{ kind: "loaded", from: 100, to: 200 }]);
+  assert.equal(lane([event(900, "loading")], loaded), undefined);
+  assert.equal(lane([event(5, "loaded"), event(7, "started", null), event(900, "loading")], loaded), undefined);
+  const pinned = [{ id: "a", status: "unloaded", pinned: true }];
+  assert.equal(lanesOf([], pinned, 100, 200, { around: [event(900, "configuration", "a", { pinned: true })] }).length, 0);
+});
+
+test("before the first of too many events nothing is drawn", () => {
+  const [lane] = lanesOf([event(50, "unloaded")], [], 0, 100, { since: 40, around: [event(30, "loaded")] });
+  assert.deepEqual(lane.spans, [{ kind: "loaded", from: 40, to: 50 }]);
+});
+
+test("a variant has the lane of the process that it shares, while it does", () => {
+  const shared = { shared: ["v"] };
+  const events = [event(10, "loading", "a", shared), event(20, "loaded", "a", shared), event(60, "unloaded"),
+    event(70, "loading"), event(80, "loaded")];
+  const lane = lanesOf(events, [{ id: "v", status: "unloaded" }], 0, 100).find(({ id }) => id === "v");
+  assert.deepEqual(lane.spans, [{ kind: "loading", from: 10, to: 20 }, { kind: "loaded", from: 20, to: 60 }]);
+});

@@ -19,7 +19,7 @@ import { eventMarks, newestFirst } from "./timeline.js";
 
 const POINTS = 360; // of each line: about what a chart has pixels for
 const CHART_HEIGHT_PX = 168;
-const MOST_LIVES = 2000; // events of models that are asked for
+const MOST_EVENTS = 2000; // of each sort that are asked for
 const FEW_MOMENTS = 3; // fewer than this and a chart shows nothing to look at
 
 const celsius = (/** @type {number | null | undefined} */ value) => `${number(value, 0)} °C`;
@@ -84,6 +84,10 @@ export class MetricsCharts extends Component {
     this.history = null;
     /** @type {any[]} what happened, the newest first */
     this.events = [];
+    /** @type {{since?: number, around?: any[]}} what is known of the models' lives beyond these */
+    this.known = {};
+    /** @type {any[]} */
+    this.marks = [];
     this.state = { loading: true, error: null };
   }
 
@@ -118,12 +122,14 @@ export class MetricsCharts extends Component {
     try {
       const to = until ?? now();
       const range = { from: to - span, to };
-      const [answer, newest, lives] = await Promise.all([
-        state.request("metrics:history", { ...range, points: POINTS }), state.request("timeline:list", range),
-        state.request("timeline:list", { ...range, lives: true, limit: MOST_LIVES }),
+      const [answer, ...parts] = await Promise.all([
+        state.request("metrics:history", { ...range, points: POINTS }),
+        ...[{ lives: true }, { rare: true }, { kind: "refused" }, {}].map((part) =>
+          state.request("timeline:list", { ...range, ...part, limit: MOST_EVENTS })),
       ]);
       if (turn !== this.turn) return; // another range was chosen meanwhile
-      this.events = newestFirst([...newest.events, ...lives.events]);
+      this.events = newestFirst(parts.flatMap(({ events }) => events));
+      this.known = parts[0];
       this.history = new History(answer, span, this.interval);
       if (state.get("metrics")) this.history.note(state.get("metrics"));
       this.setState({ loading: false });
@@ -160,6 +166,7 @@ export class MetricsCharts extends Component {
         body: `llamadash records every ${duration(this.interval / 1000)}: the first values appear here soon.`,
       }));
     }
+    this.marks = eventMarks(this.props.state, this.events);
     return h("div", {
       className: loading ? "monitoring-charts monitoring-stale" : "monitoring-charts", "aria-busy": loading,
     },
@@ -184,7 +191,7 @@ export class MetricsCharts extends Component {
     const { state, span, until } = this.props;
     const { timestamps } = /** @type {History} */ (this.history);
     const to = until ?? Math.max(timestamps.at(-1) ?? 0, this.events[0]?.timestamp ?? 0);
-    return modelLanes(state, this.events, to - span, to);
+    return modelLanes(state, this.events, to - span, to, this.known);
   }
 
   engineSection() {
@@ -252,7 +259,7 @@ export class MetricsCharts extends Component {
       h(LinkedChart, {
         link: this.link, label: title, timestamps: history.timestamps, series: columns, format, max: low ? least : max,
         base, from: to - span, to, height: CHART_HEIGHT_PX, legend: true, onZoom, onBack,
-        marks: eventMarks(this.props.state, this.events),
+        marks: this.marks,
       }));
   }
 }

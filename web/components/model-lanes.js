@@ -24,35 +24,56 @@ const WORDS = { waiting: "Waiting", loading: "Loading", loaded: "In memory", pin
 /**
  * The lanes of the models that had something to do with memory between two times.
  * @param {Event[]} events in any order @param {any[]} models as they are now @param {number} from @param {number} to
+ * @param {{since?: number, around?: Event[]}} known from when on `events` has all, and what was before and came after
  * @returns {Lane[]}
  */
-export function lanesOf(events, models, from, to) {
-  const ordered = [...events].filter(({ timestamp, future }) => !future && timestamp >= from && timestamp <= to)
+export function lanesOf(events, models, from, to, { since = from, around = [] } = {}) {
+  const ordered = [...around, ...events].filter(({ future }) => !future)
     .sort((a, b) => a.timestamp - b.timestamp || (a.id ?? 0) - (b.id ?? 0));
-  const told = ordered.filter(({ kind, model }) => model && kind in NEXT).map(({ model }) => String(model));
+  const told = ordered.flatMap(({ model, details }) => [...(model ? [model] : []), ...(details?.shared ?? [])]);
   const there = models.filter((model) => model.status === "loaded" || model.pinned).map(({ id }) => id);
+  const start = Math.max(from, since);
   return [...new Set([...told, ...there])].sort().map((id) => {
     const model = models.find((item) => item.id === id);
-    const own = ordered.filter((event) => (event.model === id || !event.model) && event.kind in NEXT);
-    const first = own.find((event) => event.model === id);
-    const begin = first ? BEFORE[first.kind] ?? null : model?.status === "loaded" ? "loaded" : null;
-    const changes = ordered.filter((event) => event.model === id && typeof event.details?.pinned === "boolean");
+    const lives = eventsOf(ordered, id).map(({ timestamp, kind, model: own }) => (
+      { timestamp, next: NEXT[kind], before: BEFORE[kind] ?? null, own }));
+    const pins = ordered.filter((event) => event.model === id && typeof event.details?.pinned === "boolean").map(
+      ({ timestamp, details: { pinned } }) => (
+        { timestamp, next: pinned ? "pinned" : null, before: pinned ? null : "pinned", own: id }));
     return {
-      id, spans: spansOf(own.map(({ kind, timestamp }) => [timestamp, NEXT[kind]]), begin, from, to),
-      pinned: spansOf(changes.map(({ details, timestamp }) => [timestamp, details.pinned ? "pinned" : null]),
-        (changes.length ? !changes[0].details.pinned : model?.pinned) ? "pinned" : null, from, to),
+      id, spans: spansOf(lives, model?.status === "loaded" ? "loaded" : null, start, to),
+      pinned: spansOf(pins, model?.pinned ? "pinned" : null, start, to),
     };
   }).filter(({ spans, pinned }) => spans.length || pinned.length);
 }
 
 /**
- * @param {[number, string | null][]} changes when it becomes what @param {string | null} kind what it is at first
+ * The events of a model's process, of one that it shares with others while it does, and of llamadash itself.
+ * @param {Event[]} ordered @param {string} id
+ */
+function eventsOf(ordered, id) {
+  /** @type {string | null} */
+  let host = id;
+  return ordered.filter(({ kind, model, details }) => {
+    if (model === id || details?.shared?.includes(id)) host = model;
+    else if (kind === "loading" && model === host) host = id; // it is loaded anew, for itself
+    return kind in NEXT && (!model || model === host || model === id);
+  });
+}
+
+/**
+ * @typedef {{timestamp: number, next: string | null, before: string | null, own: string | null}} Change
+ * @param {Change[]} changes when it becomes what, and what it was before, in order; also from outside
+ * @param {string | null} present what it is now
  * @param {number} from @param {number} to @returns {Span[]}
  */
-function spansOf(changes, kind, from, to) {
+function spansOf(changes, present, from, to) {
+  const last = changes.filter(({ timestamp }) => timestamp < from).at(-1);
+  const first = changes.find(({ timestamp, own }) => timestamp >= from && own);
   const spans = [];
-  let since = from;
-  for (const [timestamp, next] of [...changes, /** @type {[number, string | null]} */ ([to, null])]) {
+  let [since, kind] = [from, last ? last.next : first ? first.before : present];
+  const inside = changes.filter(({ timestamp }) => timestamp >= from && timestamp < to);
+  for (const { timestamp, next } of [...inside, { timestamp: to, next: null }]) {
     if (kind && timestamp > since) spans.push({ kind, from: since, to: timestamp });
     [since, kind] = [timestamp, next];
   }
@@ -70,10 +91,11 @@ function laneSentence({ spans, pinned }, name) {
 
 /**
  * The lanes as a card. @param {any} state @param {Event[]} events @param {number} from @param {number} to Unix ms
+ * @param {{since?: number, around?: Event[]}} known see lanesOf
  */
-export function modelLanes(state, events, from, to) {
+export function modelLanes(state, events, from, to, known) {
   const models = state.get("models") ?? [];
-  const lanes = lanesOf(events, models, from, to);
+  const lanes = lanesOf(events, models, from, to, known);
   if (!lanes.length) return null;
   const part = (/** @type {number} */ time) => `${((100 * (time - from)) / (to - from)).toFixed(3)}%`;
   const bar = (/** @type {Span} */ span) => h("span", {
@@ -86,6 +108,8 @@ export function modelLanes(state, events, from, to) {
     h("h3", { className: "card-title" }, icon("models"), "Models over time"),
     h("ul", { className: "lanes-legend muted", "aria-hidden": "true" }, Object.entries(WORDS).map(([kind, words]) =>
       h("li", { key: kind }, h("span", { className: `lane-key lane-${kind}` }), words))),
+    (known.since ?? from) > from ? h("p", { key: "cut", className: "muted" },
+      `More happened than is shown: before ${dateTime(known.since)} nothing is drawn.`) : null,
     lanes.map((lane) => {
       const name = modelName(models, lane.id);
       return h("div", { key: lane.id, className: "lane" },
