@@ -7203,6 +7203,7 @@ JSON_BODY = [("Content-Type", "application/json")]
 NO_KEY: Json = {"id": None, "name": None, "models": None, "requests_per_minute": None}
 ENVIRONMENT_KEY: Json = {**NO_KEY, "id": 0, "name": "environment"}
 MAX_REFUSED = 60  # rows a minute of requests of one owner that were refused at once
+FAILURE_MEMORY = 300.0  # s after the last failed request in which nobody counts as served
 NO_MODEL = "(unknown)"  # under which those are counted that name none of ours
 MAX_MODEL_NAME = 256  # characters; ours have at most 96, those of an upstream some more
 API_CONNECTIONS = 2000  # at a time, and half as many from one address; the dashboard needs descriptors as well
@@ -7400,6 +7401,7 @@ class Requests:
         self.made = {"prompt": 0, "generated": 0}  # tokens of the finished requests
         self.sampled = time.monotonic(), self.made  # when the throughput was last asked for, and what was made then
         self.served_at = -math.inf
+        self.failing: tuple[float, float] | None = None  # the first and the last failure since one was served
         self.refusals = LogLimiter(MAX_REFUSED, 60.0)
 
     def refuse(self, call: Call, problem: GatewayError) -> None:
@@ -7457,7 +7459,10 @@ class Requests:
         if call.admitted_at is not None and (unit := self.dash.pool.residency.units.get(call.unit or "")):
             self.dash.energy.ended.append(Consumer(row, call.admitted_at, time.monotonic(), unit.held))
         if call.status == "ok":
-            self.served_at = time.monotonic()
+            self.served_at, self.failing = time.monotonic(), None
+        elif call.status == "failed" and not re.fullmatch(r"4\d\d|key_revoked|unread", call.code or ""):  # not theirs
+            now = time.monotonic()
+            self.failing = self.failing[0] if self.failing else now, now
         if row["generated_per_second"]:
             self.dash.pool.last_speeds[call.model] = row["generated_per_second"]
         self.dash.pool.mark(call.model)
@@ -7476,10 +7481,12 @@ class Requests:
             call.anatomy["cache"] = miss
 
     def unserved_for(self) -> float:
-        """Seconds in which requests waited and none was answered."""
-        waiting = [call.since for call in self.active.values() if call.status == "waiting"]
-        none = not waiting or len(waiting) < len(self.active)
-        return 0.0 if none else time.monotonic() - max(min(waiting), self.served_at)
+        """Seconds in which requests waited or failed and none was answered; what nobody asks for any more is over."""
+        now, calls = time.monotonic(), self.active.values()
+        if self.failing and now - self.failing[1] < FAILURE_MEMORY and not any(call.first_at for call in calls):
+            return (now if calls else self.failing[1]) - self.failing[0]
+        none = not calls or any(call.status != "waiting" for call in calls)
+        return 0.0 if none else now - max(min(call.since for call in calls), self.served_at)
 
     def occupied(self, unit: str) -> float:
         """Seconds that all requests of a unit have taken together until now, those that run included."""

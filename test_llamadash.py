@@ -12201,6 +12201,33 @@ def test_nobody_is_served_only_where_all_who_ask_wait(fresh_db: llamadash.Databa
     assert requests.unserved_for() == 0
 
 
+@run_async
+async def test_nobody_is_served_where_all_who_ask_are_refused(
+    dash: StubDash, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From the first failure to the last, also beside one that hangs; what the client got wrong is no failure."""
+    requests, now = dash.requests, time.monotonic()
+    monkeypatch.setattr(llamadash.time, "monotonic", lambda: now)
+
+    def ask(status: int, code: str | None = None) -> None:
+        with contextlib.suppress(llamadash.GatewayError), \
+                requests.account(llamadash.Call(0, "gone", "me", "/v1/completions")):
+            if status != 200:
+                raise llamadash.GatewayError(status, "No.", code=code)
+    for status, code, seconds in ((400, None, 0), (503, "no_engine", 0), (503, "no_engine", 40), (502, None, 80),
+                                  (404, None, 80), (200, None, 0), (502, "connection_lost", 0)):
+        ask(status, code)
+        assert requests.unserved_for() == pytest.approx(seconds), (status, code)
+        now += 40
+    requests.active[99] = llamadash.Call(99, "gone", "me", "/", status="running")
+    assert requests.unserved_for() == pytest.approx(40)
+    requests.active[99].first_at = now
+    assert requests.unserved_for() == 0
+    requests.active.clear()
+    now += 2 * llamadash.FAILURE_MEMORY
+    assert requests.unserved_for() == 0
+
+
 @contextlib.asynccontextmanager
 async def webhook(*statuses: int) -> AsyncIterator[tuple[str, list[tuple[Any, bytes]]]]:
     """An address that answers with these statuses, then with 200; and the headers and bodies that came."""
