@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { branchTo, endOf, importStored, imported, outgoing, samplingOf, siblings, titleFrom, toMarkdown, upload } from "../../web/core/conversations.js";
+import { textOf } from "../../web/core/attachments.js";
 import { calculate, runTool } from "../../web/core/tools.js";
 
 class FakeStorage {
@@ -100,6 +101,16 @@ test("of a stored sampling only what the server takes is used", () => {
 test("a title is cut between characters, never inside of one", () => {
   assert.equal(titleFrom(`${"a".repeat(58)}😀${"b".repeat(20)}`), `${"a".repeat(58)}😀…`);
   assert.equal(titleFrom("😀".repeat(60)), "😀".repeat(60));
+});
+
+test("a text file is read as what it begins with, and old ones of Windows, too", () => {
+  const bytes = (...codes) => Uint8Array.from(codes);
+  const table = [
+    [bytes(0xff, 0xfe, 0x47, 0, 0xfc, 0), "Gü"], [bytes(0xfe, 0xff, 0, 0x47, 0, 0xfc), "Gü"], [bytes(0x47, 0xc3, 0xbc), "Gü"],
+    [bytes(0xef, 0xbb, 0xbf, 0x47), "G"], [bytes(0x47, 0xfc), "Gü"], [bytes(), ""],
+    [bytes(0x47, 0, 0xfc), null], [bytes(0x7f, 0x45, 0), null], [bytes(0xff, 0xfe, 0), null],
+  ];
+  for (const [given, text] of table) assert.equal(textOf(given), text, String(given));
 });
 
 test("the calculator knows the order of operations, and says what it does not understand", () => {

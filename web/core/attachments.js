@@ -47,13 +47,24 @@ async function readText(file) {
   if (file.type === "application/pdf" || /\.pdf$/i.test(file.name)) return readPdf(file);
   if (file.size > MAX_TEXT) throw new Error(`${file.name} is larger than 256 KB.`);
   const bytes = new Uint8Array(await file.arrayBuffer());
+  const text = textOf(bytes);
+  if (text === null) throw new Error(`${file.name} is not text that this page can read.`);
+  return { hash: "", name: file.name, type: "text/plain", size: file.size, text };
+}
+
+/**
+ * The text of a file: UTF-16 where it begins so, else UTF-8, else what old Windows programs write.
+ * @param {Uint8Array} bytes @returns {string | null} null where it is no text
+ */
+export function textOf(bytes) {
+  const wide = bytes[0] === 0xff && bytes[1] === 0xfe ? "utf-16le"
+    : bytes[0] === 0xfe && bytes[1] === 0xff ? "utf-16be" : null;
+  if (!wide && bytes.includes(0)) return null;
   try {
-    const text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
-    if (text.includes("\0")) throw new TypeError();
-    return { hash: "", name: file.name, type: "text/plain", size: file.size, text };
+    return new TextDecoder(wide ?? "utf-8", { fatal: true }).decode(bytes);
   } catch (problem) {
     if (!(problem instanceof TypeError)) throw problem;
-    throw new Error(`${file.name} is not text that this page can read.`);
+    return wide ? null : new TextDecoder("windows-1252").decode(bytes);
   }
 }
 
