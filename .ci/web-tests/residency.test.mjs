@@ -71,6 +71,16 @@ test("a model in memory shows what it takes, does, and what happens to it next",
   it.destroy();
 });
 
+test("models of one name are told apart by quantization, size and folder", () => {
+  const twin = (id, quantization, folder) => ({ id, name: "Twin", status: "loaded", quantization, file_size: 2 * GIB, path: `/models/${folder}/x.gguf` });
+  const models = [twin("a", "Q4_K_M", "one"), { ...twin("b", "Q8_0", "two"), status: "unloaded" }, { ...twin("c", "Q6_K", "three"), name: "Other" }];
+  const it = new ModelsInMemory({ state: state({ models }) }).mount(document.body);
+  const text = it.element.textContent;
+  assert.ok(text.includes("Q4_K_M · 2 GiB · one · a"), text);
+  assert.ok(text.includes("Q6_K") && !text.includes("three"), text);
+  it.destroy();
+});
+
 test("who waits is shown with model, time and reason, and nothing where nobody waits", () => {
   const waiting = [{ id: 3, model: "a", client: "Open WebUI", since: Date.now() - 14_000, reason: "no room on CUDA0" }];
   const it = new Queue({ state: state({ queue: waiting, models: [{ id: "a", name: "A" }] }) }).mount(document.body);

@@ -2,7 +2,7 @@
 
 import { h } from "../core/component.js";
 import { readStorage, writeStorage } from "../core/auth.js";
-import { bytes, relativeTime } from "../core/format.js";
+import { kindWords, relativeTime } from "../core/format.js";
 import { fuzzyScore } from "../core/fuzzy.js";
 import { stylesheet } from "../core/router.js";
 import { Dialog } from "./dialog.js";
@@ -106,12 +106,6 @@ function modelChoices(models, devices) {
     note: [fitWords(needOf(model), devices), model.last_used_at && relativeTime(model.last_used_at)]
       .filter(Boolean).join(" · "),
   }));
-}
-
-/** What tells models of one name apart. @param {Json} model */
-export function kindWords({ id, name, size_label: label, quantization, file_size: size, path }) {
-  const folder = (path ?? "").split(/[\\/]/).slice(-2, -1)[0];
-  return [label, quantization, size && bytes(size), folder, id === name ? "" : id].filter(Boolean).join(" · ");
 }
 
 /**

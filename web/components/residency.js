@@ -1,7 +1,7 @@
 /** Who is in memory, and who waits to get there. */
 
 import { h } from "../core/component.js";
-import { bytes, duration, now, number, plural, tokenRate, tokens } from "../core/format.js";
+import { bytes, duration, kindWords, now, number, plural, tokenRate, tokens } from "../core/format.js";
 import { Sparkline } from "./chart.js";
 import { deviceColor } from "./device-memory.js";
 import { icon } from "./icon.js";
@@ -95,9 +95,8 @@ export class ModelsInMemory extends Panel {
   /** @param {Json} model @param {Json[]} shown all that are in memory, in the order of their colours */
   renderModel(model, shown) {
     const { id, name, status, quantization, size_label: label } = model;
+    const same = this.models.some((other) => other.name === name && other.id !== id);
     const [words, kind] = statusLabel(status);
-    const same = shown.filter((other) => other.name === name).length > 1;
-    const apart = same ? [bytes(model.file_size), id] : [];
     return h("li", { key: id, className: "list-item resident" },
       h("div", { className: "resident-head" },
         h("span", {
@@ -107,7 +106,8 @@ export class ModelsInMemory extends Panel {
         h("a", { className: "resident-link truncate", href: `/models/${encodeURIComponent(id)}`, title: name }, name),
         status !== "loaded" && h("span", { key: "status", className: `badge badge-${kind}` },
           h("span", { className: "dot dot-busy" }), words),
-        h("span", { className: "resident-kind muted" }, [label, quantization, ...apart].filter(Boolean).join(" · "))),
+        h("span", { className: "resident-kind muted" },
+          same ? kindWords(model) : [label, quantization].filter(Boolean).join(" · "))),
       status === "loading" ? this.renderProgress(model) : this.renderFigures(model),
       this.renderNotes(model),
       this.renderActions(model));

@@ -214,6 +214,12 @@ export function modelName(models, id) {
   return name && !models?.some((model) => model.name === name && model.id !== id) ? name : id;
 }
 
+/** What tells models of one name apart. @param {{[name: string]: any}} model */
+export function kindWords({ id, name, size_label: label, quantization, file_size: size, path }) {
+  const folder = (path ?? "").split(/[\\/]/).slice(-2, -1)[0];
+  return [label, quantization, size && bytes(size), folder, id === name ? "" : id].filter(Boolean).join(" · ");
+}
+
 /** `1 model`, `3 models`. @param {number} count @param {string} one @param {string} [many] */
 export function plural(count, one, many = `${one}s`) {
   return `${number(count, 0)} ${count === 1 ? one : many}`;

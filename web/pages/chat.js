@@ -18,7 +18,7 @@ import { Component, h } from "../core/component.js";
 import {
   UNTITLED, branchTo, imported, makeId, parsed, samplingOf, siblings, titleFrom, toMarkdown, upload,
 } from "../core/conversations.js";
-import { bytes, percent, relativeTime } from "../core/format.js";
+import { bytes, kindWords, percent, relativeTime } from "../core/format.js";
 import { TOOLS } from "../core/tools.js";
 import { ChatMessage } from "../components/chat-message.js";
 import { chatPanel } from "../components/chat-panel.js";
@@ -348,7 +348,8 @@ export class ChatPage extends Component {
     const upstreams = [...new Set(this.models.map((model) => model.upstream))].filter(Boolean);
     const gone = current && !this.models.some(({ id }) => id === current);
     const shared = sharedNames(this.models);
-    const nameOf = (/** @type {any} */ { id, name }) => (shared.has(name) ? `${name} (${id})` : name || id);
+    const nameOf = (/** @type {any} */ model) => (
+      shared.has(model.name) ? `${model.name} (${kindWords(model)})` : model.name || model.id);
     const devices = this.props.state.get("engine")?.devices;
     const fit = (/** @type {any} */ model) => {
       const words = others.includes(model) && fitWords(needOf(model), devices);
