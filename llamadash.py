@@ -195,6 +195,7 @@ import ntpath
 import platform
 import posixpath
 import secrets
+import select
 import signal
 import socket
 import sqlite3
@@ -5545,6 +5546,7 @@ STOP_TIMEOUT = 10  # s from the request to exit until SIGTERM, unless the model'
 STOP_ALL_TIME = 9.0  # s for all processes together, whatever is left to them, when the engine or the program stops
 STOP_TASKS = 1.5  # s that background tasks have for ending after that; a page waits 30 s for the stop of the engine
 STOP_DEADLINE = 13.0  # s from the signal to end until the program leaves, whatever still runs
+SAY_TIME = 0.2  # s in which whoever reads what is printed has to make room for it
 STOP_HURRY = 1.0  # s that are left to it after a second signal
 STOP_SECONDS = 45  # until systemd kills the program
 USED_DEVICE = re.compile(r"using device (\S{1,64}) \(.{0,200}\) \((?:([0-9a-f:]{10}\.\d)|.{0,64})\)"
@@ -13057,9 +13059,13 @@ def configured(options: Json, fixed: dict[str, str]) -> Config:
 
 
 def say(text: str, stream: typing.TextIO | None) -> None:
-    """Print one line; where that is closed or full nobody reads it, and all else goes on."""
+    """Print one line; where that is closed or full, also a pipe for SAY_TIME, nobody reads it, and all else goes on."""
+    ready = True
+    with contextlib.suppress(OSError, ValueError):  # not every system, nor what a test puts there, can say it
+        ready = not stream or bool(select.select([], [stream.fileno()], [], SAY_TIME)[1])
     try:
-        print(text, file=stream, flush=True)
+        if ready:
+            print(text, file=stream, flush=True)
     except (OSError, ValueError):
         if stream:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # or what is left would fail at the exit
@@ -13218,11 +13224,11 @@ def leave(*running: Dash) -> None:
         dash.db.add_events(dash.unsaved_events)
         dash.db.add_logs(list(dash.journal.pending))
     for dash in running:
-        say("llamadash: not everything ended in time, and the rest is given up", sys.stderr)
         for instance in list(dash.pool.instances.values()):
             instance.kill("llamadash ended")
         with contextlib.suppress(Exception):
             in_own_thread(save).result(1.0)
+        say("llamadash: not everything ended in time, and the rest is given up", sys.stderr)
     os._exit(0)
 
 

@@ -14394,6 +14394,53 @@ def test_nobody_needs_to_read_what_it_prints(tmp_path: Path, streams: str) -> No
     assert (tmp_path / "code").read_text() == "0\n"
 
 
+@contextlib.contextmanager
+def full_pipe() -> Iterator[int]:
+    """What to write into, and nobody reads it."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, bytes(4096))
+    os.set_blocking(writing, True)
+    try:
+        yield writing
+    finally:
+        os.close(writing)
+        os.close(reading)
+
+
+@pytest.mark.parametrize("stuck", [False, True])
+def test_a_pipe_that_nobody_empties_holds_up_neither_start_nor_end(tmp_path: Path, stuck: bool) -> None:
+    """It serves, ends in time and has saved what there was, also where it has to give up what hangs."""
+    server = ScriptedServer(tmp_path, STUCK.format(seconds=(1.0, 600.0)))
+    with full_pipe() as pipe, subprocess.Popen(server.command("--port", "0", "--api-port", "0"), stdout=pipe,
+                                               stderr=pipe, env=server.environment) as process:
+        try:
+            wait_for(lambda: (found := llamadash.running_instance(server.data)) and found[1])
+            with contextlib.closing(sqlite3.connect(server.data / llamadash.DATABASE_NAME)) as database:
+                wait_for(lambda: database.execute("SELECT 1 FROM events WHERE kind = 'started'").fetchone())
+            if stuck:
+                asyncio.run(stick(server))
+            process.terminate()
+            assert process.wait(STOP_TIME) == 0
+        finally:
+            process.kill()
+    with contextlib.closing(sqlite3.connect(server.data / llamadash.DATABASE_NAME)) as database:
+        assert database.execute("SELECT count(*) FROM logs WHERE message = 'to be saved'").fetchone() == (int(stuck),)
+
+
+async def stick(server: Server) -> None:
+    """Make STUCK's loop hang."""
+    running = llamadash.running_instance(server.data)
+    assert running
+    server.url, server.key = running[1], llamadash.access_key(server.data)
+    client = await Dashboard().connect(server)
+    await client.sio.emit("stick", {"data": {}})
+    await eventually((server.data / "stuck").exists)
+    await client.close()
+
+
 HOMELESS = """
 import os, pwd, sys
 
