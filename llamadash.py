@@ -6842,6 +6842,8 @@ class Pool:
         call.admitted(instance)
         call.others = self.dash.requests.occupied(unit.id)
         call.anatomy = {"after": unit.came_from} if call.loading and unit.came_from else {}
+        if instance.name != call.model:
+            call.anatomy["process"] = instance.name  # by this name it is in the log
         self.last_used[call.model] = now_ms()
         return instance
 

@@ -8409,12 +8409,14 @@ async def test_what_a_request_can_carry_changes_without_a_load(tmp_path: Path, s
         assert dash.state("wild")["status"] == "loaded"
         assert dash.state("wild")["runtime"]["pid"] == dash.state("calm")["runtime"]["pid"]
         assert dash.state("wild")["runtime"]["shared_with"] == ["calm"]
+        assert (await dash.happened("loaded", "calm"))["details"]["shared"] == ["wild"]
         await eventually(lambda: dash.statuses("calm") == dash.statuses("wild") == ["loading", "loaded"])
         for name, tokens in (("calm", 3), ("wild", 5)):
             call = llamadash.Call(0, name, "test", "/completion")
             async with dash.gateway.asked(call, {"prompt": "a", "stream": True}) as answers:
                 answer = [item async for item in answers][-1]
             assert answer["timings"]["predicted_n"] == tokens
+            assert call.anatomy.get("process") == {"wild": "calm"}.get(name), "the name that is in the log"
         before = dash.state("calm")["runtime"]["pid"]
         await dash.change("calm", parameters={"temp": 0.5, "predict": 4})
         assert dash.state("calm")["runtime"]["pid"] == before

@@ -3,7 +3,7 @@ import { test } from "node:test";
 
 import "./dom.mjs";
 
-const { anatomySentence, partsOf } = await import("../../web/components/request-anatomy.js");
+const { logAddress, anatomySentence, partsOf } = await import("../../web/components/request-anatomy.js");
 
 const row = (fields) => ({
   model: "qwen", duration: 11_200, waited: 0, loading: 8300, first_token: 2600, prompt_tokens: 1000, cached_tokens: 40,
@@ -38,4 +38,11 @@ test("one sentence says where the time went, and what a model had left memory fo
   const waited = row({ waited: 5000, loading: 0, duration: 7900, details: { waits: [["until it is loaded", 9], ["until Gemma has answered", 5000]] } });
   assert.equal(anatomySentence(waited), "7.9 s: 5 s waiting until Gemma has answered, 2.6 s prompt (4.0% cached), 305 ms answer");
   assert.equal(anatomySentence(row({ details: { after: "idle" } }), "A").split(",")[0], "11 s: 8.3 s loading after A was unloaded when idle");
+});
+
+test("the link to the lines of a request names the process that answered, which may be another entry's", () => {
+  const row = { model: "v", timestamp: 1000, duration: 10, details: { process: "a" } };
+  assert.equal(logAddress(row), "/logs?source=a&from=500&to=1510");
+  assert.equal(logAddress({ ...row, details: null }), "/logs?source=v&from=500&to=1510");
+  assert.equal(logAddress(row, "llamadash"), "/logs?source=llamadash&from=500&to=1510");
 });

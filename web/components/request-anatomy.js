@@ -152,11 +152,16 @@ export function requestAnatomy(row, name) {
         h("dd", null, h("strong", null, time(row.duration)),
           h("span", { className: "muted" }, typeof row.energy === "number"
             ? energy(row.energy) : "Energy unknown")))),
-    h("a", { key: "log", className: "card-link", href: logAddress(row) }, "What the engine logged meanwhile"));
+    h("p", { key: "log", className: "row" },
+      h("a", { className: "card-link", href: logAddress(row) }, "What the engine logged meanwhile"),
+      h("a", { className: "card-link", href: logAddress(row, "llamadash") }, "What llamadash logged")));
 }
 
-/** The lines of a request's model while it was under way. @param {Json} row */
-function logAddress({ model, timestamp, duration }) {
+/**
+ * The lines of what answered a request, or of another source, while it was under way.
+ * @param {Json} row @param {string} [source]
+ */
+export function logAddress({ model, timestamp, duration, details }, source = details?.process ?? model) {
   const [from, to] = [timestamp - LOG_MARGIN, timestamp + Math.ceil(duration ?? 0) + LOG_MARGIN];
-  return `/logs?${new URLSearchParams({ source: model, from: String(from), to: String(to) })}`;
+  return `/logs?${new URLSearchParams({ source, from: String(from), to: String(to) })}`;
 }
