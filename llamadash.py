@@ -3773,14 +3773,20 @@ SHARD = r"(?is)(.+)-(\d{5})-of-(\d{5})\.gguf"
 # A piece of a file that was cut up to be sent: x.gguf.part1of2, x.gguf-split-a, x.gguf.001 or x.part2of3.gguf.
 PIECE_NAME = re.compile(r"(?is)(.+\.gguf)(?:[-._ ]*(?:split|part)[-._ ]*|\.(?=\d\d|a[a-z]$))(?:\d{1,4}|[a-z]{1,2})"
                         r"(?:[-._ ]*of[-._ ]*(\d{1,4}))?|(.+)[-._ ]part\d{1,4}of(\d{1,4})(\.gguf)")
+# What others name a copy of x.gguf: x.gguf.1, x.gguf(1), x.gguf~, x.gguf.bak or, where endings are hidden, x.gguf.txt.
+COPY_NAME = re.compile(r"(?is)(.+\.gguf)(?:\.\d| ?\(\d{1,3}\)|~|\.(?:bak|backup|old|orig|txt))")
 # Other files that a model may be in, by the ends of their names, and what helps.
 OTHER_FILES = tuple((re.compile(f"(?i)(?:{pattern})$"), advice) for pattern, advice in (
-    (r"\.gguf\.(?:part(?:ial)?|tmp|(?:op)?download|!qb|!ut)|\.incomplete|\.crdownload", "an incomplete download"),
+    (r"\.gguf\.(?:(?:file)?part|partial|tmp|(?:op)?download|!qb|!ut)|\.incomplete|\.crdownload",
+     "an incomplete download"),
     (r"\.gguf\.aria2", "an incomplete download: aria2 has not finished the file beside it, which cannot be loaded yet"),
     (r"\.(?:zip|7z|rar|tar|tgz|gz|bz2|xz|zst)(?:\.\d{3})?", "an archive: unpack it here"),
-    (r"\.(?:safetensors|nemo|pth?|ckpt|onnx|h5|npz|tflite)|pytorch_model.*\.bin",
+    (r"\.(?:safetensors|nemo|pth?|ckpt|onnx|h5|npz|tflite|task|litertlm)|pytorch_model.*\.bin",
      "weights for other programs: download them as GGUF, or make that with llama.cpp's convert_hf_to_gguf.py"),
-    (r"ggml.*\.bin", "a GGML file, which llama.cpp no longer reads: download the model as GGUF")))
+    (r"^sha256-[0-9a-f]{64}", "of Ollama: `ollama show --modelfile MODEL` says which is one; link it as NAME.gguf"),
+    (r"\.llamafile", "a llamafile, with a model inside: unpack it here with unzip"),
+    (r"\.gguf-\d{5}-of-\d{5}", "parts of a model: the engine wants them named NAME-00001-of-00002.gguf and so on"),
+    (r"ggml.*\.bin|\.ggml", "a GGML file, which llama.cpp no longer reads: download the model as GGUF")))
 UNPRESENTABLE = r"[;#\x00-\x1f\x7f-\x9f\u2028\u2029]"  # a value in the engine's preset file ends there
 QUANTIZATION_WORD = r"i?q\d+|tq\d+|[kmsl01]|x+[sl]|(b?f|fp)\d+|(mx|nv)fp4|ud|mmproj|model|moe|gguf"
 NEUTRAL_WORD = r"[\d.]+[bmkx]?|[ae]\d+b|instruct|chat|it|base|vl|v\d+"  # which models of different families share
@@ -3927,6 +3933,9 @@ class Walk:
                 self.reasons[path] = "links to a folder outside the model folders: add that folder"
         elif piece := PIECE_NAME.fullmatch(name):
             self.sets.setdefault((folder, piece[1] or piece[3] + piece[5]), []).append(path)
+        elif copy := COPY_NAME.fullmatch(name):
+            if not os.path.lexists(os.path.join(folder, copy[1])):  # which is listed in its stead
+                self.reasons[path] = f"named like a copy: rename it to {copy[1]} if it is a model"
         elif advice := next((advice for kind, advice in OTHER_FILES if kind.search(name)), None):
             self.sets.setdefault((folder, advice), []).append(path)
         elif name.lower().endswith(".gguf"):

@@ -4499,7 +4499,15 @@ def test_a_header_beats_the_name_of_a_shard(tmp_path: Path, files: dict[str, tup
     (["model.safetensors"], "model.safetensors", "as GGUF"), (["m.nemo"], "m.nemo", "as GGUF"),
     (["consolidated.00.pth"], "consolidated.00.pth", "as GGUF"),
     (["pytorch_model-1.bin"], "pytorch_model-1.bin", "as GGUF"),
-    (["ggml-model-q4_0.bin"], "ggml-model-q4_0.bin", "no longer reads"),
+    (["ggml-model-q4_0.bin"], "ggml-model-q4_0.bin", "no longer reads"), (["m.ggml"], "m.ggml", "no longer reads"),
+    ([f"sha256-{digit * 64}" for digit in "0a"], f"sha256-{'0' * 64}", "ollama show --modelfile MODEL"),
+    (["m.llamafile"], "m.llamafile", "unzip"), (["m.gguf.filepart"], "m.gguf.filepart", "incomplete"),
+    (["m.gguf-00001-of-00002", "m.gguf-00002-of-00002"], "m.gguf-00001-of-00002",
+     "NAME-00001-of-00002.gguf and so on (2 files)"),
+    (["m.task"], "m.task", "as GGUF"), (["m.litertlm"], "m.litertlm", "as GGUF"),
+    *(([f"m.gguf{ending}"], f"m.gguf{ending}", "rename it to m.gguf") for ending in (
+        ".1", "(1)", " (2)", "~", ".bak", ".txt")),
+    (["m.gguf", "m.gguf.1", "m.gguf~", "m.gguf.bak"], "m.gguf", "not a GGUF file"),
     (["README.md", "config.json", "other.bin", "m.gguf.md", "tokenizer.model"], "", "")])
 def test_files_that_help_nobody_as_they_are(tmp_path: Path, names: list[str], place: str, reason: str) -> None:
     """Pieces, unfinished downloads, archives and weights of other programs are told once a set, with what helps."""
