@@ -9569,6 +9569,12 @@ UNFINISHED_DOWNLOADS = (*ACTIVE, "paused", "failed")
 REPO = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 REVISION = r"[A-Za-z0-9][A-Za-z0-9._/-]{0,95}"
 HUB_ADDRESS = rf"(?i)\w+://|(?:{'|'.join(map(re.escape, HUB_HOSTS))})/"
+# How other programs name a repository or a file of it: with two arguments or fields, or by a scheme of their own.
+NAMED_SOURCE = (
+    r"(?:\brepo_id\s*=\s*[\"']|lmstudio://open_from_hf\?model=)([^\"'&\s]+)"
+    r"(?:[\"'&][^)]{0,300}?\bfile(?:name)?\s*=\s*[\"']?([^\"'&\s]+))?")
+OTHER_SCHEME = (r"(?i)(?<![\w/])(?:jan://models/huggingface/|huggingface://|hf:(?!/)"
+              r"|(?:ssh://)?git@(?:hf\.co|huggingface\.co)[:/])")
 HUB_PATH = (  # user/repo, and where in it: a page, a revision, and a file or a folder
     r"(?:api/(?:resolve-cache/)?models/)?"
     r"((?!(?:datasets|spaces|collections|papers|docs|blog|posts|models)/)[^/]+/[^/]+)"
@@ -9721,6 +9727,11 @@ def download_source(text: str, endpoint: str = HUB) -> Source:
     """The source that `text` names: "user/repo:QUANT", an address on the hub, or a command that downloads from it."""
     linked = re.search(r"\]\(\s*<?([^\s)>]+)", text)  # Markdown
     text = (linked[1] if linked else text).strip(" \t\r\n<>`,;.")
+    if fields := re.search(NAMED_SOURCE, text):
+        text = " ".join(filter(None, map(urllib.parse.unquote, fields.groups(""))))
+    text = re.sub(OTHER_SCHEME, "hf://", text)
+    if pair := re.fullmatch(rf"({REPO})\s+(\S+\.gguf)", text):
+        text = f"hf download {pair[1]} --include {shlex.quote(pair[2])}"
     if not re.search(r"\s", text):
         return download_word(text.strip("\"'"), endpoint)
     words = list(itertools.chain(*shell_commands(text)))
@@ -9759,7 +9770,7 @@ def download_word(text: str, endpoint: str = HUB) -> Source:
         quantization = download_quantization(path) if page == "tree" else None
         text = repo + (f"@{revision}" if revision else "") + (f":{quantization}" if quantization else "")
     repo, _, quantization = text.partition(":")
-    repo, _, revision = repo.partition("@")
+    repo, _, revision = repo.removesuffix(".git").partition("@")
     if re.fullmatch(QUANTIZATION, revision):  # as LM Studio has it
         quantization, revision = revision, ""
     if not re.fullmatch(REPO, repo) or ".." in text or not re.fullmatch(REVISION, revision or "main"):

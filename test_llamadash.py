@@ -11788,6 +11788,17 @@ async def test_newer_files_at_the_hub_are_told(hub_folder: Path) -> None:
     ("llama-server \\\n -hf user/repo:Q4_K_M -c 8192", "user/repo", None, "Q4_K_M"),
     ("llama-cli --hf-repo user/repo --hf-file a.gguf", "user/repo", "a.gguf", None),
     ("git clone https://huggingface.co/user/repo", "user/repo", None, None),
+    ("git clone git@hf.co:user/repo", "user/repo", None, None), ("git@hf.co:user/repo.git", "user/repo", None, None),
+    ("ssh://git@hf.co/user/repo", "user/repo", None, None), ("hf:user/repo:Q8_0", "user/repo", None, "Q8_0"),
+    ("lmstudio://open_from_hf?model=user/repo&file=sub%2Fx.gguf", "user/repo", "sub/x.gguf", None),
+    ("lmstudio://open_from_hf?model=user/repo", "user/repo", None, None),
+    ("jan://models/huggingface/user/repo", "user/repo", None, None),
+    ("ramalama run huggingface://user/repo/x.gguf", "user/repo", "x.gguf", None),
+    ("user/repo x.gguf", "user/repo", "x.gguf", None), ("user/repo  *Q4_K_M.gguf", "user/repo", None, "Q4_K_M"),
+    ('from llama_cpp import Llama\n\nllm = Llama.from_pretrained(\n\trepo_id="user/repo",\n\tfilename="x.gguf",\n)\n'
+     'llm.create_chat_completion(messages=[{"role": "user"}])', "user/repo", "x.gguf", None),
+    ("hf_hub_download(repo_id='user/repo', filename='*Q8_0.gguf')", "user/repo", None, "Q8_0"),
+    ('snapshot_download(repo_id="user/repo")', "user/repo", None, None),
     ("curl -L -o models/x.gguf 'https://huggingface.co/user/repo/resolve/main/a.gguf?a=b&c=d'", "user/repo", "a.gguf",
      None)])
 def test_sources(text: str, repo: str, file: str | None, quantization: str | None) -> None:
