@@ -1602,7 +1602,10 @@ class DatabaseFile(Statements):
     def stay_in_place(self) -> None:
         """Where the open files were taken away or replaced, write all that is known back to `path`, and say so."""
         with self.lock, self.explained(f"{self.path} was taken away and cannot be written again"):
-            if not self.opened or (found := self.files_at_path()) == self.files:
+            if not self.opened:
+                return
+            if (found := self.files_at_path()) == self.files:
+                self.require_log()
                 return
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self.files[0] and self.path.parent.stat().st_dev != self.files[0][0]:
@@ -1626,6 +1629,15 @@ class DatabaseFile(Statements):
             self.notice = f"{self.path} was removed or replaced while llamadash was running: it was written again" + (
                 f", and what lay there is now {aside.name}." if os.path.lexists(aside) else ".")
             log.error("%s", self.notice)
+
+    def require_log(self) -> None:
+        """End all saving where the write-ahead log was emptied in its place: what is appended to that nobody reads."""
+        with open(f"{self.path}-wal", "rb", buffering=0, opener=without_waiting) as file:
+            if file.read(4) == bytes(4):  # SQLite begins it with a number of its own
+                self.lost = self.notice = (f"{self.path}-wal was emptied while llamadash ran: nothing is saved any "
+                                           "more. Restart llamadash: it goes on with what is left.")
+                log.error("%s", self.notice)
+                raise DatabaseUnavailable(self.lost)
 
     def checkpoint(self) -> None:
         """Fold what is in the write-ahead log into the file, so that the log may be lost; holds nobody up."""

@@ -2476,6 +2476,22 @@ def test_what_is_saved_is_kept_though_files_are_taken_away(tmp_path: Path, chang
     database.close()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows cuts nothing that is open")
+def test_no_change_is_acknowledged_once_the_log_was_emptied(fresh_db: llamadash.Database) -> None:
+    """Whoever empties it in its place is noticed at the next change, which is refused, as are all others; a
+    checkpoint of another program, which empties it as well, is none of that."""
+    fresh_db.set_meta("first", 1)
+    with contextlib.closing(sqlite3.connect(fresh_db.path)) as other:
+        assert other.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0
+    assert os.path.getsize(f"{fresh_db.path}-wal") == 0
+    fresh_db.set_meta("second", 2)
+    os.truncate(f"{fresh_db.path}-wal", 0)
+    for _ in range(2):
+        with pytest.raises(llamadash.DatabaseUnavailable, match="-wal was emptied"):
+            fresh_db.set_meta("third", 3)
+    assert fresh_db.lost and fresh_db.notice == fresh_db.lost
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows overwrites nothing that is open")
 @pytest.mark.parametrize("content", ["older", "other", b"", bytes(40_960), b"no database " * 5000])
 def test_a_file_overwritten_in_place_ends_all_saving(tmp_path: Path, content: str | bytes) -> None:
