@@ -953,6 +953,7 @@ BUSY_TIMEOUT = 5.0  # seconds to wait for another connection's lock, as a backup
 SCAN_ROWS = 200  # models written in one go: as long as that takes, whoever reads on the loop waits
 PRUNE_ROWS = 5000  # rows deleted in one go: more would stall the writers
 MAX_ROWS = {"requests": 1_000_000, "events": 2_000_000, "usage": 500_000, "benchmarks": 10_000}
+MAX_SESSIONS = 1000  # of browsers, the newest
 SORTED_ROWS = 50_000  # the newest requests, among which another order is looked for: more takes longer than one waits
 LOGS_COUNTED, MAX_LOG_COUNTS = 200_000, 10_000  # of the newest log entries, for the same reason; in one answer
 SPEED_STEP, SPEED_LEAST, SPEED_MOST = 1.03, 0.1, 1e6  # how exactly speeds are counted, and which ones (tokens/s)
@@ -2016,6 +2017,7 @@ class AccessRows(DatabaseFile):
         with self.transaction() as db:
             insert(db, "sessions", {"id": id, "token_hash": token_hash, "address": address, "created_at": now,
                                     "used_at": now, "expires_at": now + lifetime})
+            db.execute("DELETE FROM sessions WHERE rowid <= (SELECT MAX(rowid) FROM sessions) - ?", (MAX_SESSIONS,))
         return id
 
     def find_session(self, token_hash: bytes) -> str | None:

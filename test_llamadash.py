@@ -2476,6 +2476,14 @@ def test_what_is_saved_is_kept_though_files_are_taken_away(tmp_path: Path, chang
     database.close()
 
 
+def test_only_the_newest_sessions_are_kept(fresh_db: llamadash.Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever logs in again and again ends the oldest, and the database does not grow."""
+    monkeypatch.setattr(llamadash, "MAX_SESSIONS", 3)
+    made = [fresh_db.add_session(bytes([at]), "::1", llamadash.DAY) for at in range(6)]
+    assert {row["id"] for row in fresh_db.sessions()} == set(made[3:])
+    assert fresh_db.find_session(bytes([0])) is None and fresh_db.find_session(bytes([5])) == made[5]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows cuts nothing that is open")
 def test_no_change_is_acknowledged_once_the_log_was_emptied(fresh_db: llamadash.Database) -> None:
     """Whoever empties it in its place is noticed at the next change, which is refused, as are all others; a
