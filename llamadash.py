@@ -3672,6 +3672,10 @@ class Sampler:
             self.dash.pool.changed.set()  # whether a build can use them
         places = gpu_places(self.gpu_places, found)
         known = {**self.gpus, **found}  # in the drivers' order, which is the engine's
+        for id, gpu in self.gpus.items():
+            if bool(gpu.get("lost")) == (id in found):
+                self.dash.event("gpu", reason=f"GPU {gpu['index']} ({gpu['name']}) "
+                                              f"{'answers again' if id in found else 'does not answer'}")
         self.gpus = {id: {**(found.get(id) or {**gpu, **UNTOLD, "lost": True}), "index": places.index(id)}
                      for id, gpu in known.items() if id in places}
         if places != self.gpu_places and not self.nvidia.task:  # which will tell of further ones
@@ -8767,7 +8771,7 @@ class Upstreams:
 
     async def refresh(self, upstream: Upstream) -> None:
         """Ask one upstream for its models."""
-        status, wait = 0, 0.0
+        status, wait, before = 0, 0.0, upstream.error
         try:
             status, body, wait = await self.get(upstream, "/v1/models")
             if status in (401, 403):
@@ -8781,11 +8785,15 @@ class Upstreams:
             if body.lstrip().startswith(b"<"):
                 raise EngineUnavailable("It answers with a web page: this is not the address of its API.")
             upstream.took(await json_in_thread(body, at_most(MAX_UPSTREAM_MODELS, "id")), states)
+            if before:
+                self.dash.event("upstream", reason=f"{upstream.name} is back")
         except (DashError, aiohttp.ClientError, OSError, asyncio.TimeoutError, ValueError, RecursionError) as problem:
             told = clean_text(str(problem))[:300] or "It does not answer."
             if not isinstance(problem, DashError) and not urllib.parse.urlsplit(upstream.url).port:
                 told += " Does its address lack the port?"
-            if told != upstream.error:
+            if not before:
+                self.dash.event("upstream", reason=f"{upstream.name} cannot be used: {told}")
+            if told != before:
                 log.warning("upstream %s: %s", upstream.name, told)
             # Its models are still listed, for it may be back when one is asked for.
             upstream.status, upstream.error = "refused" if status in (401, 403) else "unreachable", told
@@ -10497,19 +10505,22 @@ async def models_download(dash: Dash, *, repo: RepoText, file: FileText | None =
     return {"download": (await dash.downloads.add(repo, file, folder, projector)).as_json()}
 
 
-def download_handler(verb: str, work: Callable[[Downloads, Download], Awaitable[None]]) -> None:
-    """Let clients ask for `work` on a download, as the event models:download:`verb`."""
+def download_handler(verb: str, done: str, work: Callable[[Downloads, Download], Awaitable[None]]) -> None:
+    """Let clients ask for `work` on a download, as models:download:`verb`; the timeline says that it was `done`."""
     async def handler(dash: Dash, *, repo: RepoText, file: FileText) -> Json:
         if not (download := dash.downloads.items.get((repo, file))):
             raise NotFound(f"There is no download of {file} from {repo}")
+        before = download.status
         await work(dash.downloads, download)
+        if download.status != before:
+            dash.event("download", reason=f"{file} was {done}")
         return {"download": download.as_json()}
     on(f"models:download:{verb}", error=f"{verb.upper()}_DOWNLOAD_FAILED")(handler)
 
 
-download_handler("cancel", lambda downloads, item: downloads.stop(item, "cancelled"))
-download_handler("pause", lambda downloads, item: downloads.stop(item, "paused"))
-download_handler("resume", Downloads.resume)
+download_handler("cancel", "cancelled", lambda downloads, item: downloads.stop(item, "cancelled"))
+download_handler("pause", "paused", lambda downloads, item: downloads.stop(item, "paused"))
+download_handler("resume", "resumed", Downloads.resume)
 
 
 @on("models:downloads", error="LIST_DOWNLOADS_FAILED")
@@ -10674,8 +10685,8 @@ class Installer:
         finally:
             log.log(logging.INFO if status == "installed" else logging.ERROR, "%s", line)
             await self.say(id, status, line)
+        self.dash.event("build", reason=line, details={} if status == "installed" else {"alert": "build"})
         if status == "installed":
-            self.dash.event("build", reason=line)
             await announce_build(self.dash, id)
 
     async def latest(self) -> tuple[str, list[Part]]:

@@ -6197,6 +6197,8 @@ async def test_an_installation_tells_how_it_went(
     assert under_way and not any(item["done"] for item in under_way)
     assert ("Collecting" in [item["line"] for item in under_way]) == ("Collecting" in script)
     assert dash.gateway.snapshot()["installation"] == told
+    assert [(item["reason"], item["details"]) for item in dash.unsaved_events if item["kind"] == "build"] == [
+        (told["line"], {} if found else {"alert": "build"})]
     assert [item["build"]["id"] for item in dash.broadcasts("engines:update")] == ["embedded"] * bool(found)
 
 
@@ -8717,6 +8719,36 @@ async def test_the_timeline_tells_what_people_did(start: Callable[..., Server], 
 
 
 @run_async
+async def test_the_timeline_tells_of_gpus_and_upstreams_that_go_and_come_back(
+    dash: StubDash, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Once each time, and not of those that were there from the beginning."""
+    card = {"name": "Card", "vendor": "amd"}
+    upstream = llamadash.Upstream("Office", "http://127.0.0.1:1")
+    down = aiohttp.ClientConnectionError("no")
+    answers: list[Any] = [(200, b'{"data": []}', 0.0), down]
+
+    async def get(*_arguments: Any) -> Any:
+        if isinstance(answers[0], Exception):
+            raise answers[0]
+        return answers[0]
+
+    async def states(*_arguments: Any) -> None:
+        """It is no program that tells them."""
+    monkeypatch.setattr(dash.upstreams, "get", get)
+    monkeypatch.setattr(dash.upstreams, "states", states)
+    for there in (True, True, False, False, True, True):
+        dash.sampler.system_gpus = lambda there=there: {"a": card} if there else {}
+        if there != (not isinstance(answers[0], Exception)):
+            answers.reverse()
+        await dash.sampler.read_gpus()
+        await dash.upstreams.refresh(upstream)
+    told = [(item["kind"], item["reason"]) for item in dash.unsaved_events]
+    assert told == [("gpu", "GPU 0 (Card) does not answer"), ("upstream", "Office cannot be used: no"),
+                    ("gpu", "GPU 0 (Card) answers again"), ("upstream", "Office is back")]
+
+
+@run_async
 async def test_the_timeline_tells_of_other_programs_on_the_gpu(dash: StubDash, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once two samples show it, not while a model moves, and not again before it is much more or less."""
     gpu = {"index": 0, "name": "NVIDIA", "vendor": "nvidia", "memory_used": 2**30, "memory_total": 16 * 2**30}
@@ -11213,6 +11245,8 @@ async def test_pause_keeps_and_cancel_removes(hub_folder: Path, tmp_path: Path) 
         assert (cancelled["status"], cancelled["done"]) == ("cancelled", 0)
         assert not [path for path in dash.target.rglob("*") if path.is_file()]
         assert dash.db.get_meta("downloads") == []
+        assert [item["reason"] for item in dash.unsaved_events if item["kind"] == "download"] == [
+            f"{GGUF_FILE} was {done}" for done in ("paused", "resumed", "cancelled")]
         hub.flowing.set()
         await dash.request("models:download", repo="user/repo", file=GGUF_FILE)
         await dash.until("done")

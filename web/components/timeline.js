@@ -19,6 +19,7 @@ const KINDS = {
   build: ["Build", "info"],
   download: ["Download", "info"],
   memory: ["Memory", "warning"],
+  gpu: ["GPU", "warning"],
   alert: ["Alert", "danger"],
   schedule: ["Schedule", "info"],
   cut: ["Less context", "warning"],
@@ -35,7 +36,7 @@ const KINDS = {
 };
 
 /** Kinds whose words begin with a name of somebody's choice. */
-const NAMED = ["started", "stopped", "key", "backup", "build", "download", "configuration"];
+const NAMED = ["started", "stopped", "key", "backup", "build", "download", "configuration", "upstream"];
 
 /** Kinds that only lead to the next one, or take it back: a chart has no mark of them. */
 const LEADING = ["waiting", "unwanted", "loading"];
