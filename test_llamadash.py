@@ -16956,6 +16956,22 @@ async def test_a_wrong_key_asks_for_the_right_one(start: Callable[..., Server]) 
 
 
 @run_async
+async def test_a_gpu_that_no_build_can_use_is_told_on_every_page(start: Callable[..., Server], tmp_path: Path) -> None:
+    """With the button that mends it: it begins to install, and shows how far that is, or why it cannot."""
+    shell_script(tmp_path / "bin/nvidia-smi", "echo '1, 2, 24576, 50, 60, RTX 4090'")
+    server = start(environment={"PATH": f"{tmp_path}/bin:{os.environ['PATH']}",
+                                "LLAMADASH_ENGINE_RELEASES": f"http://127.0.0.1:{unused_port()}"})
+    async with chromium(server) as browser:
+        for path in ("/logs", "/models"):
+            page = await browser.open(path)
+            banner = page.locator(".banner", has_text="No engine build here can use the RTX 4090.")
+            await banner.wait_for()
+        await banner.get_by_role("link", name="Install one").click()
+        await page.wait_for_url("**/configuration#builds")
+        await page.get_by_text("127.0.0.1").filter(has_text="failed").first.wait_for()
+
+
+@run_async
 async def test_the_connection_state_is_always_true(start: Callable[..., Server]) -> None:
     """A killed server shows within seconds, and its return is noticed without a reload."""
     server = start()

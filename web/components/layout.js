@@ -1,7 +1,7 @@
 import { Component, h } from "../core/component.js";
 import { offer } from "../core/auth.js";
 import { icon } from "./icon.js";
-import { ToastRegion } from "./toast.js";
+import { ToastRegion, toast } from "./toast.js";
 
 /** @typedef {{href: string, label: string, icon: string, extra?: boolean}} NavItem extra: behind "More" on a phone */
 
@@ -214,12 +214,22 @@ export class Layout extends Component {
     const engine = this.get("engine");
     if (engine?.unused_gpu && this.props.path !== "/configuration") {
       return banner("gpu", "warning", "warning", `No engine build here can use the ${engine.unused_gpu}.`,
-        h("a", { className: "button button-small", href: "/configuration#builds" }, "Install one"));
+        h("a", {
+          className: "button button-small", href: "/configuration#builds", dataset: { action: "build-install" },
+        }, "Install one"));
     }
     if (engine?.status !== "missing" || this.props.path === "/") return null; // the dashboard's card says it in full
     if (engine.upstreams?.some((/** @type {any} */ { status }) => status === "connected")) return null;
     return banner("engine", "warning", "warning", "No engine was found, so models cannot run yet.",
       h("a", { className: "button button-small", href: "/" }, "How to get one"));
+  }
+
+  async handleInstall() {
+    try {
+      await this.props.state.request("engines:install", {}, { timeout: 60_000 });
+    } catch (error) {
+      toast(/** @type {Error} */ (error).message, { kind: "error" });
+    }
   }
 
   getEventMap() {
@@ -230,6 +240,7 @@ export class Layout extends Component {
       "click [data-action=\"retry\"]": () => this.props.state.socket.hurry(),
       "click [data-action=\"dismiss-notice\"]": () => this.setState({ dismissed: this.get("info")?.features?.notice }),
       "click [data-action=\"reload-page\"]": () => location.reload(),
+      "click .banner [data-action=\"build-install\"]": "handleInstall", // the page it leads to shows how far it is
       "click [data-action=\"alerts\"]": "handleBell",
       "click .skip-link": "handleSkip",
       "submit [data-form=\"login\"]": "handleLogin",
