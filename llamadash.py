@@ -7908,6 +7908,24 @@ async def sent(session: aiohttp.ClientSession, method: str, url: str, headers: l
     return response
 
 
+def chat_messages(sent: Json) -> list[Json]:
+    """The messages of a request of Anthropic's API as chat completions have them; ValueError for others.
+
+    With tools, or with more than text, the engine's prompt is not that of these messages alone.
+    """
+    turns = sent["messages"]
+    if system := sent.get("system"):
+        turns = [{"role": "system", "content": system}, *turns]
+    if sent.get("tools"):
+        raise ValueError("with tools")
+    for turn in turns:
+        parts = [] if isinstance(turn["content"], str) else turn["content"]
+        if any(part.get("type") != "text" for part in parts):
+            raise ValueError("more than text")
+    return [{"role": turn["role"], "content": turn["content"] if isinstance(turn["content"], str) else [
+        {"type": "text", "text": part["text"]} for part in turn["content"]]} for turn in turns]
+
+
 class Captures:
     """What clients send and get, of the models of which somebody wants to see it, for some hours."""
 
@@ -7930,8 +7948,12 @@ class Captures:
         prompt, body = None, template.body
         instance = self.dash.pool.loaded_instance(call.model)
         assert body is not None
-        if instance and "messages" in body.fields and not is_anthropic(call.endpoint) and body.size <= MAX_CAPTURED:
+        other = is_anthropic(call.endpoint)
+        if instance and (other or "messages" in body.fields) and body.size <= MAX_CAPTURED:
             with contextlib.suppress(DashError, aiohttp.ClientError, asyncio.TimeoutError, OSError, *MALFORMED):
+                if other:
+                    messages = chat_messages(json.loads(body.data))
+                    template.body = scanned_json(bytearray(json.dumps({"messages": messages}).encode()))
                 prompt = await asyncio.wait_for(self.prompt(instance, template), GONE_TIME)
         row = {name: getattr(call, name) for name in ("id", "timestamp", "model", "client", "endpoint", "status")}
         texts = {name: text[:MAX_CAPTURED].decode("utf-8", "replace")

@@ -8291,6 +8291,36 @@ async def test_a_capture_has_what_was_sent_and_got_and_is_in_no_backup(
         assert "canary" not in json.dumps(await dash.request("system:export")) + dash.log()
 
 
+@pytest.mark.parametrize("sent", [
+    {"system": "be brief", "messages": [{"role": "user", "content": [{"type": "text", "text": "hello"}]}]},
+    {"system": [{"type": "text", "text": "be brief"}], "messages": [{"role": "user", "content": "hello"}]}])
+def test_messages_of_another_interface_become_those_of_a_chat(sent: Json) -> None:
+    """System text first, whatever it is called; with tools or more than text it is not known what the engine makes."""
+    told = [[turn["role"], turn["content"] if isinstance(turn["content"], str) else turn["content"][0]["text"]]
+            for turn in llamadash.chat_messages(sent)]
+    assert told == [["system", "be brief"], ["user", "hello"]]
+    for more in ({"tools": [{}]}, {"messages": [{"role": "user", "content": [{"type": "image"}]}]}):
+        with pytest.raises(ValueError, match=r"tools|text"):
+            llamadash.chat_messages({**sent, **more})
+
+
+@run_async
+async def test_a_capture_has_the_prompt_of_anthropic_messages(tiny_server: Server) -> None:
+    """What the engine made of the messages is there for the other interface as well."""
+    path, text = "/v1/messages", {"messages": [{"role": "user", "content": "canary in the mine"}]}
+    async with api_of(tiny_server, "one") as api:
+        await api.board.request("captures:start", id="one", hours=1)
+        status, answer = await api.post(path, {"model": "one", "max_tokens": 2, **text})
+        assert status == 200, answer
+
+        async def captured() -> Json | None:
+            rows = (await api.board.request("captures:list"))["captures"]
+            return next((row for row in rows if row["endpoint"] == path), None)
+        row = await eventually(captured, "a capture")
+        prompt = await api.board.request("captures:get", id=row["id"], part="prompt")
+        assert "canary in the mine" in prompt["text"]
+
+
 def test_the_oldest_captures_leave_no_trace(fresh_db: llamadash.Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of those beyond the newest ones nothing stays in the database's file."""
     monkeypatch.setattr(llamadash, "CAPTURES_KEPT", 2)
