@@ -13244,7 +13244,7 @@ async def serve_until_stopped(config: Config, lock: FolderLock) -> int:
     stop, loop, running = asyncio.Event(), asyncio.get_running_loop(), list[Dash]()
     watch_signals(lambda: loop.call_soon_threadsafe(stop.set), lambda: leave(*running))
     loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(32))  # some ask for a name's address, for long
-    limiter, dash = LogLimiter(), Dash(config, lock)
+    limiter, dash = LogLimiter(), await asyncio.to_thread(Dash, config, lock)  # which reads files
     running.append(dash)
 
     def uncaught(_loop: asyncio.AbstractEventLoop, context: Json) -> None:

@@ -16344,6 +16344,22 @@ def test_an_access_key_that_is_no_file_is_made_anew(tmp_path: Path) -> None:
         server.stop()
 
 
+def test_the_program_makes_what_reads_files_in_a_thread(tmp_path: Path) -> None:
+    """As the test of what waits on the loop does it: the database and the file of alerts may be on a slow disk."""
+    script = """
+import llamadash, sys, threading
+
+def targets(config: llamadash.Config) -> list[llamadash.AlertTarget]:
+    (config.data_dir / "made").write_text(str(threading.current_thread() is threading.main_thread()))
+    return [llamadash.AlertTarget("hook", "http://127.0.0.1:9/", "")]
+llamadash.alert_targets = targets
+sys.exit(llamadash.main())
+"""
+    server = ScriptedServer(tmp_path, script).start()
+    assert server.stop() == 0
+    assert (server.data / "made").read_text() == "False"
+
+
 # -- Whole appliance: engines ----------------------------------------------------------------------
 
 @pytest.fixture(params=ENGINES)
