@@ -10143,6 +10143,7 @@ class Downloads:
         self.items: dict[tuple[str, str], Download] = {}
         self.tasks: dict[tuple[str, str], asyncio.Task[None]] = {}
         self.probes = Probes()
+        self.asked_again = 0  # not before is the hub asked for what is newer, by steady_ms()
 
     async def run(self) -> None:
         """Go on with what a former run of llamadash left unfinished."""
@@ -10305,7 +10306,8 @@ class Downloads:
         """Ask the hub once a day whether what came from it has newer files there, where the owner does not mind."""
         due = {hub["repo"] for hub in self.hubs().values() if abs(now_ms() - hub["checked"]) > DAY}
         for repo in sorted(due) if self.dash.engine_config["check_models"] else ():
-            await self.look_up(repo)
+            if steady_ms() >= self.asked_again:  # else the others are asked about another time
+                await self.look_up(repo)
 
     def hubs(self) -> dict[str, Json]:
         """Where the models that are here came from, by id."""
@@ -10318,6 +10320,9 @@ class Downloads:
             files, info = await self.hub.listing(repo)
         except DashError as problem:
             log.info("%s was not asked for newer files: %s", repo, problem)
+            if wait := problem.details.get("retryAfter"):
+                self.asked_again = steady_ms() + 1000 * wait
+                return
             files, info = {}, {}
         changed = {}
         for id, hub in self.hubs().items():

@@ -10898,6 +10898,8 @@ class FakeHub:
             return web.Response(status=404, text="Repository not found")
         if self.api == "garbage":
             return web.Response(text="<html>")
+        if self.api == "busy":
+            return web.Response(status=429, headers=self.headers)
         entries: list[Json] = [{"rfilename": "README.md", "size": 12}]
         for name in self.files:
             size = self.sizes.get(name, len(self.files[name]))
@@ -11813,6 +11815,25 @@ async def test_search_on_the_hub(hub_folder: Path) -> None:
         hub.status, hub.headers = 429, {"Retry-After": "7"}
         refusal = await dash.refused("models:search", query="x")
         assert (refusal.code, refusal.details["retryAfter"]) == ("HUB_UNAVAILABLE", 7)
+
+
+@run_async
+async def test_a_hub_that_asks_to_wait_is_asked_for_nothing_newer(hub_folder: Path) -> None:
+    """Not about other repositories either, until the time is over; none counts as looked up by then."""
+    async with playing(hub_folder) as (hub, dash):
+        for id in ("a", "b"):
+            row = llamadash.new_entry(id, id, found_model(str(dash.place / f"{id}.gguf")))
+            dash.db.apply_scan([{**row, "modalities": ["text"], "shards": []}], [], [])
+            dash.db.note_of_models("hub", {id: {
+                "repo": f"{id}/repo", "file": GGUF_FILE, "files": {GGUF_FILE: 1}, "checked": 0, "newer": None}})
+        hub.api, hub.headers = "busy", {"Retry-After": "3600"}
+        await dash.downloads.look_for_newer()
+        hub.api = "blobs"
+        await dash.downloads.look_for_newer()
+        assert (len(hub.hub_requests), {item["checked"] for item in dash.downloads.hubs().values()}) == (1, {0})
+        dash.downloads.asked_again = 0
+        await dash.downloads.look_for_newer()
+        assert len(hub.hub_requests) == 3 and all(item["checked"] for item in dash.downloads.hubs().values())
 
 
 @run_async
