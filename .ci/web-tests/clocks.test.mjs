@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { timeMarks, timeTicks } from "../../web/components/chart.js";
-import { dateTime, foreignZone, setTimeZone, wall } from "../../web/core/format.js";
+import { usageDays } from "../../web/components/usage-table.js";
+import { dateTime, day, foreignZone, setTimeZone, wall } from "../../web/core/format.js";
 
 const ZONE = process.env.TZ;
 const shown = (from, to, count) => timeTicks(from.getTime(), to.getTime(), count).ticks.map((tick) => new Date(tick).toString());
@@ -15,6 +16,12 @@ test("each day is marked once, when it begins, also in a week when the clocks ch
       assert.deepEqual(shown(new Date(2026, month, day, 10), new Date(2026, month, day + 7, 0, 30), 8), days, zone);
     }
   }
+});
+
+test("the usage says which whole days it is of", () => {
+  const noon = new Date(2026, 5, 3, 12).getTime();
+  assert.equal(usageDays(noon - 900_000, noon), `Of the whole day ${day(noon)}`);
+  assert.equal(usageDays(noon - 86_400_000, noon), `Of whole days: ${day(noon - 86_400_000)} to ${day(noon)}`);
 });
 
 test("marks of hours are whole hours, also in a night when the clocks change", (t) => {

@@ -1,6 +1,6 @@
 import { Component, h } from "../core/component.js";
 import { csv } from "../core/csv.js";
-import { dateTime, duration, energy, fixed, modelName, now, number, tokenRate, tokens } from "../core/format.js";
+import { dateTime, day, duration, energy, fixed, modelName, now, number, tokenRate, tokens } from "../core/format.js";
 import { Chart } from "./chart.js";
 import { saveText } from "./copy-button.js";
 import { icon } from "./icon.js";
@@ -22,6 +22,12 @@ const EXPORTED = [
   "requests", "errors", "prompt_tokens", "cached_tokens", "generated_tokens", "busy", "prompt_median", "prompt_p95",
   "generated_median", "generated_p95", "energy", "idle_energy", "energy_per_1000", "cost",
 ];
+
+/** Which days the sums are of, which are kept by the day. @param {number} from @param {number} to Unix ms */
+export function usageDays(from, to) {
+  const [first, last] = [day(from), day(to)];
+  return first === last ? `Of the whole day ${first}` : `Of whole days: ${first} to ${last}`;
+}
 
 /** The file that "CSV" saves. @param {string} by @param {Json[]} rows */
 export function usageCsv(by, rows) {
@@ -116,15 +122,16 @@ export class UsageTable extends Component {
     this.timer = undefined;
     try {
       const to = this.props.until ?? now();
-      const answer = await this.props.state.request("usage:get", { from: to - this.props.span, to, by });
-      if (turn === this.turn) this.setState({ ...answer, shownBy: by, error: null });
+      const from = to - this.props.span;
+      const answer = await this.props.state.request("usage:get", { from, to, by });
+      if (turn === this.turn) this.setState({ ...answer, days: usageDays(from, to), shownBy: by, error: null });
     } catch (problem) {
       if (turn === this.turn) this.setState({ error: /** @type {Error} */ (problem).message });
     }
   }
 
   render() {
-    const { by, rows, error } = this.state;
+    const { by, rows, days, error } = this.state;
     return h("section", { className: "card usage", "aria-label": "Usage" },
       h("header", { className: "card-header" },
         h("h2", { className: "card-title" }, icon("monitoring"), "Usage"),
@@ -137,7 +144,10 @@ export class UsageTable extends Component {
         title: "The usage could not be read", body: error,
         action: h("button", { type: "button", className: "button", dataset: { action: "usage-retry" } }, "Try again"),
       }) : !rows ? loadingState("Adding up…")
-        : rows.length ? [this.renderDays(rows), this.renderTable(rows), this.renderKept()]
+        : rows.length ? [
+          h("p", { key: "of", className: "muted usage-note" }, days),
+          this.renderDays(rows), this.renderTable(rows), this.renderKept(),
+        ]
           : emptyState({ iconName: "monitoring", title: "No usage in this time range" }));
   }
 
