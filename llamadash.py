@@ -10611,6 +10611,9 @@ class BoundedGzip(gzip.GzipFile):
         return super().read(size)
 
 
+INSTALLED_MARK = ".installed-by-llamadash"  # the file in a build that was not unpacked by its owner
+
+
 def unpack_engine(archives: Iterable[Path], folder: Path) -> None:
     """Unpack the archives of a build: plain files, and links to files beside them; WrongContent for anything else."""
     import tarfile  # not at the top: seldom needed
@@ -10807,6 +10810,7 @@ class Installer:
                 raise EngineFailed(build.problem)
             if kind != "cpu" and not build.devices:
                 raise EngineFailed("It sees no GPU.")
+            await in_thread((fresh / INSTALLED_MARK).touch)
             await in_thread(replace_build, self.folder / id, fresh)
         finally:
             for folder in (fresh, archives):
@@ -10821,7 +10825,8 @@ class Installer:
         self.dash.pool.sync()
         used = {build.id, *(item.build.id for item in self.dash.pool.instances.values()),
                 self.dash.engine_config["build"], *(model["build"] for model in self.dash.db.models())}
-        spare = [item.id for item in self.dash.builds.installed() if item.id not in used]
+        spare = [item.id for item in self.dash.builds.installed()
+                 if item.id not in used and (self.folder / item.id / INSTALLED_MARK).exists()]  # others are the owner's
         for id in spare[2:]:  # with the new one, three are kept
             await in_thread(replace_build, self.folder / id)
         await self.dash.builds.refresh()

@@ -12169,6 +12169,20 @@ async def test_installing_an_official_build(release_folder: Path) -> None:
 
 
 @run_async
+async def test_builds_that_their_owner_unpacked_are_kept(dash: StubDash) -> None:
+    """Of those that were installed here three are kept; what else is below data/engines is not llamadash's."""
+    folder = dash.installer.folder
+    for at in range(4):
+        fake_build(folder / f"own{at}/llama-server")
+        fake_build(folder / f"b{at}/llama-server")
+        (folder / f"b{at}" / llamadash.INSTALLED_MARK).touch()
+    await dash.builds.refresh()
+    await dash.installer.keep(None, dash.builds.get("b3"))
+    kept = {path.name for path in folder.iterdir()}
+    assert kept >= {"own0", "own1", "own2", "own3", "b3"} and len(kept) == 7
+
+
+@run_async
 async def test_a_build_that_does_not_start_gives_way(release_folder: Path) -> None:
     """CUDA, which misses a library, and Vulkan, which is not there, give way to the plain build, and that is said."""
     async with releasing(release_folder, "nvidia") as (releases, dash):
