@@ -3667,7 +3667,11 @@ class Sampler:
         """All GPUs as they are now, NVIDIA's and the others; each keeps the index it once had."""
         read, nvidia = await asyncio.gather(
             self.probes.read({"GPU sensors": self.system_gpus}), self.nvidia.read(fresh=fresh))
-        found = {**nvidia, **(read["GPU sensors"] or {})}
+        sensors = read["GPU sensors"]
+        if sensors is None:  # they are late, and no GPU is lost
+            sensors = {id: {**gpu, **UNTOLD} for id, gpu in self.gpus.items()
+                       if gpu["vendor"] != "nvidia" and not gpu.get("lost")}
+        found = {**nvidia, **sensors}
         if found.keys() - self.gpus.keys():
             self.dash.pool.changed.set()  # whether a build can use them
         places = gpu_places(self.gpu_places, found)
