@@ -7438,6 +7438,7 @@ class Requests:
         self.served_at = -math.inf
         self.failing: tuple[float, float] | None = None  # the first and the last failure since one was served
         self.refusals = LogLimiter(MAX_REFUSED, 60.0)
+        self.saving = asyncio.Lock()
 
     def refuse(self, call: Call, problem: GatewayError) -> None:
         """A request ended before it was one for a model, or as one too many: a row, of each owner so many a minute."""
@@ -7575,10 +7576,11 @@ class Requests:
         for call in self.active.values():
             if call.writing is not None and now - call.writing > UNREAD_LIMIT:
                 self.cancel(call, "The client did not read the answer.", status="failed", code="unread")
-        finished, self.finished = self.finished, []
         self.refusals.suppressed()
-        if finished:
-            await self.dash.chore("requests", self.dash.db.add_requests, finished)  # they are worth no more trouble
+        async with self.saving:  # who is about to read the rows waits for those that are on their way
+            finished, self.finished = self.finished, []
+            if finished:
+                await self.dash.chore("requests", self.dash.db.add_requests, finished)  # they are worth no more trouble
             for row in finished[-20:]:  # clients fetch older ones when they need them
                 await self.dash.broadcast("requests:finished", {"request": row})
         if self.active or self.shown:

@@ -9293,7 +9293,8 @@ async def test_energy_is_split_over_requests_and_models(dash: StubDash, monkeypa
     assert usage == {name: (energy, pytest.approx((200 + 180) / 2)) for name, energy in rows.items()}
     assert (energy or 0) + (idle or 0) == pytest.approx(200 + 1000 + 400)
     assert dash.energy.residencies()["a"] == {
-        "since": llamadash.unix_ms(machine.clock - 90 - 40), "loading": 9, "energy": pytest.approx(190)}
+        "since": pytest.approx(llamadash.unix_ms(machine.clock - 90 - 40), abs=1000), "loading": 9,
+        "energy": pytest.approx(190)}
     monkeypatch.setattr(llamadash, "processor_meters", dict)
     await machine.passed(10, 0, None)  # no counter: watts over time
     assert machine.usage()["total"][1] == pytest.approx(380 + 10)
