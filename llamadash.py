@@ -7205,13 +7205,15 @@ async def timeline_list(dash: Dash, *, from_: Timestamp, to: Timestamp, model: s
                         limit: Annotated[int, Range(1, 2000)] = 200) -> Json:
     """What happened between two times, the newest first; of one `kind`, or `lives`: what models come and leave by.
 
-    With these come `since`, from when on they are all there, and `around`: what each model was before and is after.
+    With these come `since`, from when on they are there where they are too many, and `around`: what each model was
+    before and is after.
     """
     events = await asyncio.to_thread(dash.db.events, from_, to, model, limit, kind, lives=lives, rare=rare)
     if not lives:
         return {"events": events}
-    since = min(event["timestamp"] for event in events) if len(events) == limit else from_
-    return {"events": events, "since": since, "around": await asyncio.to_thread(dash.db.events_around, since, to)}
+    since = min(event["timestamp"] for event in events) if len(events) == limit else None
+    around = await asyncio.to_thread(dash.db.events_around, since or from_, to)
+    return {"events": events, "since": since, "around": around}
 
 
 # -- Gateway and keys ----------------------------------------------------------------------------
