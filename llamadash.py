@@ -3678,7 +3678,7 @@ class Sampler:
         known = {**self.gpus, **found}  # in the drivers' order, which is the engine's
         for id, gpu in self.gpus.items():
             if bool(gpu.get("lost")) == (id in found):
-                self.dash.event("gpu", reason=f"GPU {gpu['index']} ({gpu['name']}) "
+                self.dash.event("gpu", reason=f"GPU {gpu.get('index', 0)} ({gpu['name']}) "
                                               f"{'answers again' if id in found else 'does not answer'}")
         self.gpus = {id: {**(found.get(id) or {**gpu, **UNTOLD, "lost": True}), "index": places.index(id)}
                      for id, gpu in known.items() if id in places}
