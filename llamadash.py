@@ -5299,7 +5299,8 @@ class Builds:
         key = (build.path, status.st_mtime_ns, status.st_size)
         if key not in self.probes or (again and self.probes[key].problem):  # it may be over: a slow disk, a library
             self.probes[key] = await probe(build, self.config.data_dir)
-        return dataclasses.replace(self.probes[key], id=build.id, size=build.size or status.st_size)
+        size = build.size or (None if build.kind == "embedded" else status.st_size)  # else that of Python alone
+        return dataclasses.replace(self.probes[key], id=build.id, size=size)
 
     def get(self, id: str) -> Build:
         """The build with this id; NotFound where there is none."""
