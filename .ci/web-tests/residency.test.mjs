@@ -7,7 +7,7 @@ const { loadingStage, nextWords, reasonWords } = await import("../../web/compone
 const { energy, tokenRate, until } = await import("../../web/core/format.js");
 
 const GIB = 2 ** 30;
-const state = (values) => ({ get: (key) => values[key] ?? null, subscribe: () => () => {}, request: async () => ({}) });
+const state = (values) => ({ get: (key) => values[key] ?? null, subscribe: () => () => {}, on: () => () => {}, request: async () => ({}) });
 
 test("what happens next is said with the time that is left", () => {
   const table = [
@@ -68,6 +68,27 @@ test("a model in memory shows what it takes, does, and what happens to it next",
   const it = new ModelsInMemory({ state: state({ models, engine: { status: "running" }, connection: "connected", active: [{ model: "a", prompt_tokens: 1000, generated_tokens: 200 }] }) }).mount(document.body);
   const text = it.element.textContent;
   for (const part of ["Requests in flight2 of 4 slots1 waiting", "Speed while answering61.4 tokens/s", "Memory2 GiBCUDA0", "Context in use1,200 of 128K", "Unloads in 4 min", "Same process as B", "cut", "left out: x"]) assert.ok(text.includes(part), part);
+  it.destroy();
+});
+
+test("a model's speeds, context and idle time come from its own last requests, however many others had since", async () => {
+  const own = Array.from({ length: 4 }, (_, at) => ({ id: 4 - at, model: "a", timestamp: Date.now() - 60_000, duration: 0, prompt_tokens: 90, generated_tokens: 10, generated_per_second: 50 + at }));
+  const asked = [];
+  const told = {};
+  const values = { models: [{ id: "a", name: "A", status: "loaded", runtime: { requests: 0, n_ctx: 1000 } }, { id: "b", name: "B", status: "unloaded" }] };
+  const source = { ...state(values), on: (event, callback) => ((told[event] = callback), () => {}), request: async (event, data) => (asked.push([event, data.model]), { requests: own }) };
+  const it = new ModelsInMemory({ state: source }).mount(document.body);
+  await Promise.resolve();
+  told["requests:finished"]({ request: { ...own[0], id: 9, timestamp: Date.now() - 30_000, generated_per_second: 70 } });
+  told["requests:finished"]({ request: { ...own[0], id: 10, model: "b" } });
+  await new Promise((resolve) => setTimeout(resolve));
+  it.update();
+  assert.deepEqual(asked, [["requests:list", "a"]]);
+  const text = it.element.textContent;
+  assert.ok(text.includes("Speed while answering70 tokens/s"), text);
+  assert.ok(text.includes("100 of 1,000"), text);
+  assert.match(text, /Idle3[01] s/);
+  assert.equal(it.element.querySelector(".sparkline").getAttribute("aria-label"), "Speed of the last 5 answers of A");
   it.destroy();
 });
 

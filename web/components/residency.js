@@ -15,6 +15,7 @@ import { toast } from "./toast.js";
 
 const TICK_MS = 5000; // "unloads in 4 min" comes nearer
 const QUEUE_TICK_MS = 1000;
+const OWN_REQUESTS = 30; // of each model
 
 /**
  * Since when nobody has used a model, in Unix ms; null while it answers or where that is not known.
@@ -44,10 +45,21 @@ export function contextInUse({ id }, active, requests) {
 
 /** The models in memory, live, and a short way to load another. */
 export class ModelsInMemory extends Panel {
-  static keys = ["models", "engine", "connection", "requests", "active"];
+  static keys = ["models", "engine", "connection", "active"];
+
+  /** @param {any} props */
+  constructor(props) {
+    super(props);
+    /** @type {Map<string, Json[]>} the last requests of each model in memory, the newest first */
+    this.finished = new Map();
+  }
+
+  get shown() {
+    return this.models.filter(({ status }) => IN_MEMORY.includes(status));
+  }
 
   render() {
-    const shown = this.models.filter(({ status }) => IN_MEMORY.includes(status));
+    const { shown } = this;
     return h("section", { className: "card in-memory", "aria-label": "Models in memory" },
       cardHeader("models", "In memory", this.renderPicker()),
       !this.get("models") ? h("div", { className: "card-body" }, skeleton(4))
@@ -126,10 +138,9 @@ export class ModelsInMemory extends Panel {
   renderFigures(model) {
     const { id, runtime = {} } = model;
     const { requests = 0, waiting = 0, slots, tokens_per_second: speed, devices = [], memory } = runtime;
-    const finished = this.get("requests") ?? [];
+    const finished = this.finished.get(id) ?? [];
     const since = idleSince(model, finished);
-    const speeds = finished.filter((/** @type {Json} */ one) => one.model === id && one.generated_per_second)
-      .map((/** @type {Json} */ one) => one.generated_per_second).reverse();
+    const speeds = finished.map((one) => one.generated_per_second).filter(Boolean).reverse();
     const places = devices.map((/** @type {Json} */ { name, used }) => (
       devices.length > 1 ? `${bytes(used)} on ${name}` : name));
     return h("dl", { key: "figures", className: "resident-body resident-figures" },
@@ -246,8 +257,34 @@ export class ModelsInMemory extends Panel {
   }
 
   didMount() {
+    const { state } = this.props;
     const clock = setInterval(() => this.setState({}), TICK_MS);
-    return [...super.didMount(), () => clearInterval(clock)];
+    this.loadFinished();
+    return [
+      ...super.didMount(), () => clearInterval(clock),
+      state.subscribe("models", () => this.loadFinished()),
+      state.subscribe("info", (/** @type {any} */ info) => info?.recovered || this.loadFinished(true)),
+      state.on("requests:finished", (/** @type {any} */ { request }) => this.addFinished(request.model, [request])),
+    ];
+  }
+
+  /** Asks for the requests of models that came into memory. @param {boolean} [again] whether of all of them */
+  loadFinished(again = false) {
+    if (again) this.finished.clear();
+    for (const { id } of this.shown.filter((model) => !this.finished.has(model.id))) {
+      this.finished.set(id, []);
+      this.props.state.request("requests:list", { model: id, limit: OWN_REQUESTS }).then(
+        (/** @type {any} */ { requests = [] }) => this.addFinished(id, requests), () => this.finished.delete(id));
+    }
+  }
+
+  /** @param {string} id @param {Json[]} requests the newest first */
+  addFinished(id, requests) {
+    const known = this.finished.get(id);
+    if (!known) return; // not in memory
+    const all = new Map([...requests, ...known].map((request) => [request.id, request]));
+    this.finished.set(id, [...all.values()].sort((one, other) => other.id - one.id).slice(0, OWN_REQUESTS));
+    this.setState({});
   }
 }
 
