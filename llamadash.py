@@ -3644,7 +3644,7 @@ class Sampler:
         await self.dash.broadcast("metrics:update", {"metrics": metrics})
         await self.dash.alerts.look(metrics)
         await self.dash.pool.memory.watch_others()
-        await self.dash.energy.count(metrics["gpus"])
+        await self.dash.energy.count()
 
     async def sample(self) -> Json:
         """One sample, in the Metrics shape; it becomes `latest`."""
@@ -6872,6 +6872,7 @@ class Pool:
             call.waits_for(unit.waiting_reason())
         instance: Instance = await future
         call.admitted(instance)
+        call.devices = unit.held
         call.others = self.dash.requests.occupied(unit.id)
         call.anatomy = {"after": unit.came_from} if call.loading and unit.came_from else {}
         if instance.name != call.model:
@@ -6967,7 +6968,9 @@ class Pool:
         except DashError as problem:
             error = str(problem)
         finally:
-            self.instances.pop(unit.id, None)
+            if ended := self.instances.pop(unit.id, None):
+                span = ended.started, time.monotonic()
+                self.dash.energy.ended.append(Consumer(ended, *span, unit.held, idle=True))
             self.started.pop(unit.id, None)
             self.do(self.residency.exited(unit.id, error, time.monotonic()))
             if instance is not None:
@@ -7310,6 +7313,7 @@ class Call:
     energy: float | None = None  # J
     slot: int | None = None  # by the engine's log; an answer tells seldom
     waits: list[tuple[str, float]] = field(default_factory=list)  # why it waits, and since when
+    devices: Iterable[str] = ()  # that its process is on
     others: float = 0.0  # s of requests that its process had had when it came
     # what else its time went by: `after` (why its model had left memory, where that had to be loaded), `beside` (how
     # many ran at the same time, on average), `cache` (why no more of its prompt came from there)
@@ -7495,8 +7499,8 @@ class Requests:
         for kind in TOKEN_KINDS:
             self.totals["tokens_total", model, kind] += row[f"{kind}_tokens"] or 0
         self.finished.append(row)
-        if call.admitted_at is not None and (unit := self.dash.pool.residency.units.get(call.unit or "")):
-            self.dash.energy.ended.append(Consumer(row, call.admitted_at, time.monotonic(), unit.held))
+        if call.admitted_at is not None and call.unit:
+            self.dash.energy.ended.append(Consumer(row, call.admitted_at, time.monotonic(), call.devices))
         if call.status == "ok":
             self.served_at, self.failing = time.monotonic(), None
         elif call.status == "failed" and not re.fullmatch(r"4\d\d|key_revoked|unread", call.code or ""):  # not theirs
@@ -7661,17 +7665,20 @@ class EnergyLedger:
         self.idle_power: dict[str, float] = {}  # W of each meter, when there was no request last
         self.ended: list[Consumer] = []  # requests that are over since the meters were read
 
-    async def count(self, gpus: list[Json]) -> None:
+    async def count(self, *, fresh: bool = False) -> None:
         """Read the meters, and put what was spent since the last time to the account of whom it was for."""
-        now, begin, before, consumers = time.monotonic(), self.at, self.meters, self.ended
+        if fresh:
+            await self.dash.sampler.read_gpus(fresh=True)
         read = (await self.dash.sampler.probes.read({"energy meters": processor_meters}))["energy meters"] or {}
-        self.meters = {**read, **{f"GPU {gpu['index']}": Meter(gpu.get("energy"), gpu["power"]) for gpu in gpus}}
+        now, begin, before, consumers = time.monotonic(), self.at, self.meters, self.ended
+        self.meters = {**read, **{f"GPU {gpu['index']}": Meter(gpu.get("energy"), gpu["power"])
+                                  for gpu in self.dash.sampler.gpus.values()}}
         self.at, self.ended = now, []
-        held = {id: unit.held for id, unit in self.dash.pool.residency.units.items()}
-        consumers += [Consumer(call, call.admitted_at, now, held.get(call.unit, {}))
+        units = self.dash.pool.residency.units
+        consumers += [Consumer(call, call.admitted_at, now, call.devices)
                       for call in self.dash.requests.active.values() if call.unit and call.admitted_at is not None]
-        consumers += [Consumer(instance, instance.started, now, held.get(id, {}), idle=True)
-                      for id, instance in self.dash.pool.instances.items()]
+        consumers += [Consumer(instance, instance.started, now, units[id].held, idle=True)
+                      for id, instance in self.dash.pool.instances.items() if id in units]
         nobody = Consumer({"timestamp": now_ms(), "model": "", "status": "idle", "energy": 0}, begin, now, idle=True)
         cards = {device["name"]: f"GPU {self.dash.sampler.gpus[id]['index']}"
                  for device, id in self.dash.sampler.readings(self.dash.builds.devices) if id}
@@ -12656,6 +12663,7 @@ class Dash:
                 limits = ConnectionLimits(self.hub.refused, per_address=16, exempt=())
                 await listen(stack, self.web.metrics, limits, *self.config.prometheus, option="--prometheus")
             stack.push_async_callback(self.end_tasks)
+            stack.push_async_callback(self.energy.count, fresh=True)  # what was spent until the end
             stack.push_async_callback(self.hub.close)
             stack.push_async_callback(self.gateway.close)
             self.hub.known_key = await self.access.key()

@@ -9248,14 +9248,14 @@ class Metered:
         self.clock, self.package = self.clock + seconds, (self.package + package) % 1200
         for gpu, joules in zip(self.dash.sampler.gpus.values(), cards, strict=False):
             gpu["energy"] = joules if joules is None else gpu["energy"] + joules
-        await self.ledger.count(list(self.dash.sampler.gpus.values())[:len(cards)])
+        await self.ledger.count()
 
     def begin(self, model: str) -> llamadash.Call:
         """A request for a model that is loaded."""
         found = llamadash.Call(0, model, f"curl {len(self.calls)}", "/v1/completions", admitted_at=self.clock)
         self.calls[found.client] = self.dash.requests.account(found)
         self.calls[found.client].__enter__()
-        found.unit = model
+        found.unit, found.devices = model, self.dash.pool.residency.units[model].held
         return found
 
     def end(self, call: llamadash.Call) -> None:
@@ -9337,6 +9337,46 @@ async def test_a_card_s_energy_is_of_what_is_on_it(dash: StubDash, monkeypatch: 
     await machine.passed(10, 40, 100, 999)
     assert machine.usage()["total"] == (after["total"][0], pytest.approx((after["total"][1] or 0) + 140))
     assert after["total"][0] == pytest.approx(before + 1700)
+
+
+@run_async
+async def test_energy_until_a_model_s_end_is_accounted(dash: StubDash, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also what a process took since the meters were last read, and its requests with it, be it that it crashed."""
+    machine = Metered(dash, monkeypatch, a=["CUDA0"])
+    pool, unit, instance = dash.pool, dash.pool.residency.units["a"], dash.pool.instances["a"]
+    await machine.passed(10, 0, 0)
+    await machine.passed(10, 0, 100)  # 10 W, nobody asks
+    call = machine.begin("a")
+
+    async def run() -> str:
+        machine.clock += 6
+        return "it crashed"
+    monkeypatch.setattr(pool, "prepared", lambda _: instance)
+    monkeypatch.setattr(instance, "run", run)
+    unit.status = "loading"
+    await pool.live(unit)
+    assert "a" not in pool.instances and not unit.held
+    machine.end(call)
+    await machine.passed(4, 0, 140)  # the process for 6 s at 10 W; then nobody is on the card
+    energy, idle = machine.usage()["a"]
+    assert (energy, idle) == (pytest.approx(100), pytest.approx(100 + 40))
+
+
+@run_async
+async def test_energy_until_the_program_s_end_is_accounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the meters counted since the last sample is saved before the program ends."""
+    joules = [100.0]
+    monkeypatch.setattr(llamadash, "processor_meters", lambda: {"package": llamadash.Meter(joules[0])})
+    dash = await asyncio.to_thread(StubDash, tmp_path)
+    dash.settings["metrics_interval"] = 3600
+    stop = asyncio.Event()
+    running = asyncio.create_task(dash.run(stop, lambda _port: None))
+    await eventually(lambda: dash.energy.meters)
+    joules[0] += 50
+    stop.set()
+    await running
+    with contextlib.closing(sqlite3.connect(tmp_path / "data" / llamadash.DATABASE_NAME)) as db:
+        assert db.execute("SELECT SUM(energy) FROM usage").fetchone() == (pytest.approx(50),)
 
 
 @run_async
