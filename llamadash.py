@@ -367,6 +367,8 @@ def checked(value: Any, kind: Any, field: str, longest: float = MAX_TEXT) -> Any
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
         bounds, sized = arguments[1], isinstance(arguments[1], Length)
+        if callable(bounds):  # a check of its own
+            return bounds(value, field)
         value = checked(value, arguments[0], field, bounds.high if sized else MAX_TEXT)
         if not bounds.low <= (len(value) if sized else value) <= bounds.high:
             problem = f"be from {bounds.low:.15g} to {bounds.high:.15g}"
@@ -391,6 +393,16 @@ def checked(value: Any, kind: Any, field: str, longest: float = MAX_TEXT) -> Any
     if origin is dict and arguments[1] is not Any:
         return {key: checked(item, arguments[1], f"{field}.{key[:64]}") for key, item in value.items()}
     return value
+
+
+def checked_changes(changes: Json, fields: dict[str, Any], locked: Json, field: str = "changes") -> Json:
+    """`changes` if every key is known, free and of the right type; else InvalidRequest naming it."""
+    for key in changes:
+        if key not in fields:
+            raise InvalidRequest(f"unknown field: {key[:64]}", field=f"{field}.{key[:64]}")
+        if key in locked:
+            raise InvalidRequest(f"{key} is fixed by {locked[key]}", field=f"{field}.{key}")
+    return {key: checked(value, fields[key], f"{field}.{key}") for key, value in changes.items()}
 
 
 TYPE_NAMES: dict[Any, str] = {str: "a text", int: "a whole number", float: "a number", bool: "true or false",
@@ -465,6 +477,20 @@ def on(name: str, *, error: str = "INTERNAL_ERROR", cost: int = 1) -> Callable[[
 LogLevel = Literal["debug", "info", "warning", "error"]
 LOG_LEVELS = typing.get_args(LogLevel)
 Days = Annotated[int, Range(1, 3650)]
+SCHEDULE_FIELDS: dict[str, Any] = {
+    "action": Literal["load", "unload", "pin", "unpin", "free"], "model": Annotated[str, Length(0, 96)], "at": str,
+    "days": Annotated[list[Annotated[int, Range(0, 6)]], Length(1, 7)]}
+
+
+def checked_schedule(item: Any, field: str) -> Json:
+    """`item` if it is a schedule; else InvalidRequest naming what of it is wrong, in `field`."""
+    schedule = checked_changes(checked(item, dict, field), SCHEDULE_FIELDS, {}, field)
+    if schedule.keys() != SCHEDULE_FIELDS.keys() or not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", schedule["at"]):
+        raise InvalidRequest("A schedule has an action, a model, days (0 is Monday) and a time like 07:30.",
+                             field=f"{field}.at")
+    return schedule
+
+
 AlertKind = Literal["crashed", "failed", "unserved", "temperature", "throttled", "disk", "memory", "backup", "download",
                     "build"]
 Amounts = dict[str, Annotated[int, Range(0, 2**50)]]  # bytes by device
@@ -475,7 +501,7 @@ CONFIG: dict[str, tuple[Any, Any]] = {
     "idle_seconds": (0, Annotated[int, Range(0, 31_536_000)]), "min_residency": (10, Annotated[int, Range(0, 3600)]),
     "max_wait": (600, Annotated[int, Range(1, 86_400)]), "default_model": ("", Annotated[str, Length(0, 128)]),
     "budget": ({}, Amounts), "yields": ({}, Amounts), "build": ("", Annotated[str, Length(0, 96)]),
-    "schedules": ([], Annotated[list[dict[str, Any]], Length(0, 64)]), "autostart": (True, bool),
+    "schedules": ([], Annotated[list[Annotated[Any, checked_schedule]], Length(0, 64)]), "autostart": (True, bool),
     "check_releases": (True, bool), "check_models": (True, bool), "defaults": ({}, dict[str, Any]),
 }
 SETTINGS: dict[str, tuple[Any, Any]] = {
@@ -487,9 +513,6 @@ SETTINGS: dict[str, tuple[Any, Any]] = {
     "alert_memory": (98, Annotated[int, Range(1, 100)]), "alert_temperature": (87, Annotated[int, Range(1, 150)]),
     "chat_presets": ([], Annotated[list[dict[str, Any]], Length(0, 50)]),
 }
-SCHEDULE_FIELDS: dict[str, Any] = {
-    "action": Literal["load", "unload", "pin", "unpin", "free"], "model": Annotated[str, Length(0, 96)], "at": str,
-    "days": Annotated[list[Annotated[int, Range(0, 6)]], Length(1, 7)]}
 ENGINE_DEFAULTS, CONFIG_FIELDS = ({key: item[at] for key, item in CONFIG.items()} for at in (0, 1))
 SETTING_DEFAULTS, SETTING_FIELDS = ({key: item[at] for key, item in SETTINGS.items()} for at in (0, 1))
 # What version 1.0.0 called otherwise or had besides, in its documents and in a database that was not migrated yet.
@@ -539,16 +562,6 @@ class Config:
         return {key: self.fixed[key] for key in (*ENGINE_DEFAULTS, "llama_server", "log_level") if key in self.fixed}
 
 
-def checked_changes(changes: Json, fields: dict[str, Any], locked: Json, field: str = "changes") -> Json:
-    """`changes` if every key is known, free and of the right type; else InvalidRequest naming it."""
-    for key in changes:
-        if key not in fields:
-            raise InvalidRequest(f"unknown field: {key[:64]}", field=f"{field}.{key[:64]}")
-        if key in locked:
-            raise InvalidRequest(f"{key} is fixed by {locked[key]}", field=f"{field}.{key}")
-    return {key: checked(value, fields[key], f"{field}.{key}") for key, value in changes.items()}
-
-
 def renamed_config(config: Json) -> Json:
     """A saved configuration with the names that it has today."""
     renamed = {OLD_CONFIG.get(key, key): value for key, value in config.items()}
@@ -579,31 +592,10 @@ def good_values(saved: Json, fields: dict[str, Any]) -> Json:
     return good
 
 
-def checked_schedule(item: Json, field: str) -> Json:
-    """`item` if it is a schedule; else InvalidRequest naming what of it is wrong, in `field`."""
-    item = checked_changes(item, SCHEDULE_FIELDS, {}, field)
-    if item.keys() != SCHEDULE_FIELDS.keys() or not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", item["at"]):
-        raise InvalidRequest("A schedule has an action, a model, days (0 is Monday) and a time like 07:30.",
-                             field=f"{field}.at")
-    return item
-
-
-def good_schedules(saved: list[Json]) -> list[Json]:
-    """What of the `saved` schedules can be kept; the rest is logged."""
-    good = []
-    for at, item in enumerate(saved):
-        try:
-            good.append(checked_schedule(item, f"schedules.{at}"))
-        except InvalidRequest as problem:
-            log.warning("schedules.%d is not used as it is saved: %s", at, problem)
-    return good
-
-
 def good_config(saved: Json) -> Json:
     """What of the `saved` configuration of the engine can be used."""
     good = good_values(saved, CONFIG_FIELDS)
-    parts = {"schedules": good_schedules, "defaults": known_parameters}
-    return good | {key: made(good[key]) for key, made in parts.items() if key in good}
+    return good | {key: known_parameters(good[key]) for key in good.keys() & {"defaults"}}
 
 
 def engine_values(config: Config, saved: Json) -> Json:
@@ -862,8 +854,6 @@ def checked_config(dash: Dash, changes: Json, field: str) -> Json:
         changes["models_dirs"] = [str(expanded(path)) for path in changes["models_dirs"]]
     if not re.fullmatch(r"[A-Za-z0-9:][A-Za-z0-9.:_-]*", changes.get("api_host", "localhost")):
         raise InvalidRequest("api_host must be a host name or an address", field=f"{field}.api_host")
-    for at, item in enumerate(changes.get("schedules", ())):
-        checked_schedule(item, f"{field}.schedules.{at}")
     if (name := changes.get("default_model")) and not dash.entry_of(name):
         raise InvalidRequest(f"There is no model {name}.", field=f"{field}.default_model")
     if (build := changes.get("build")) and build not in dash.builds.builds:
