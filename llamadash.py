@@ -1064,8 +1064,8 @@ def run_script(db: sqlite3.Connection, script: str) -> None:
         db.execute(statement)
 
 
-def m001_initial(db: sqlite3.Connection) -> None:
-    """The tables that llamadash starts with."""
+def m003_initial(db: sqlite3.Connection) -> None:
+    """The tables of version 1.0.0."""
     series = ["cpu_usage", "memory_usage", "swap_usage", "disk_usage", "load_average", "memory_used",
               "network_received", "network_sent", "prompt_tokens_per_second", "generated_tokens_per_second",
               "requests_processing", "requests_deferred", "active_models", "process_cpu", "process_memory"]
@@ -1081,7 +1081,7 @@ def m001_initial(db: sqlite3.Connection) -> None:
             chat_template INTEGER, modalities TEXT, shards TEXT, projector TEXT, projector_size INTEGER,
             missing INTEGER NOT NULL, created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL);
         CREATE TABLE metrics (resolution INTEGER NOT NULL, timestamp INTEGER NOT NULL, samples INTEGER NOT NULL,
-            SERIES, PRIMARY KEY (resolution, timestamp));
+            SERIES, counts TEXT, PRIMARY KEY (resolution, timestamp));
         CREATE TABLE logs (id INTEGER PRIMARY KEY AUTOINCREMENT, timestamp INTEGER NOT NULL, level TEXT NOT NULL,
             source TEXT NOT NULL, message TEXT NOT NULL);
         CREATE INDEX logs_level ON logs (level, id);
@@ -1098,21 +1098,6 @@ def m001_initial(db: sqlite3.Connection) -> None:
         CREATE TABLE sessions (id TEXT PRIMARY KEY, token_hash BLOB NOT NULL UNIQUE, address TEXT,
             created_at INTEGER NOT NULL, used_at INTEGER NOT NULL, expires_at INTEGER NOT NULL)""".replace(
         "SERIES", ", ".join(f"{name} REAL, {name}_max REAL" for name in series)))
-
-
-def m002_hours(db: sqlite3.Connection) -> None:
-    """Averages of an hour, from those of ten minutes: of a year they are few enough to be read at once."""
-    columns = [row[1] for row in db.execute("PRAGMA table_info(metrics)")][3:]  # each series, and its maximum
-    folded = ", ".join(f"SUM({name} * samples) / SUM(CASE WHEN {name} IS NOT NULL THEN samples END), MAX({name}_max)"
-                       for name in columns[::2])
-    db.execute(f"INSERT INTO metrics (resolution, timestamp, samples, {', '.join(columns)}) "
-               f"SELECT 3600000, timestamp - timestamp % 3600000 AS hour, SUM(samples), {folded} "
-               "FROM metrics WHERE resolution = 600000 GROUP BY hour")
-
-
-def m003_counts(db: sqlite3.Connection) -> None:
-    """A column that version 1.0.0 needed."""
-    db.execute("ALTER TABLE metrics ADD COLUMN counts TEXT")
 
 
 def m006_router(db: sqlite3.Connection) -> None:
@@ -1204,9 +1189,8 @@ def m007_lives(db: sqlite3.Connection) -> None:
         CREATE INDEX events_model_lives ON events (model, timestamp) WHERE {lives}""")
 
 
-# A migration runs once, in a transaction of its own, and makes the format of its number; 4 and 5 were never released.
-MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {
-    1: m001_initial, 2: m002_hours, 3: m003_counts, 6: m006_router, 7: m007_lives}
+# A migration runs once, in a transaction of its own, and makes the format of its number; others were never released.
+MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {3: m003_initial, 6: m006_router, 7: m007_lives}
 # SQLite's result codes for what the system refuses or the file is, by its words for them: Python 3.10 has only these.
 SQLITE_TEXTS = {"permission denied": 3, "is locked": 5, "readonly": 8, "disk I/O error": 10, "malformed": 11,
                 "is full": 13, "unable to open": 14, "locking protocol": 15, "large file support": 22,
@@ -1274,6 +1258,18 @@ def storage_problem(path: Path) -> OSError | None:
 def files_of(path: Path) -> list[str]:
     """What is there of all that SQLite opens for the database at `path`."""
     return [file for suffix in (*DATABASE_FILES, "-journal") if os.path.lexists(file := f"{path}{suffix}")]
+
+
+def files_at(path: Path) -> list[tuple[int, int] | None]:
+    """Which files of a database are at `path` now, each by the numbers of its disk and of itself."""
+    found = list[tuple[int, int] | None]()
+    for suffix in DATABASE_FILES:
+        try:
+            status = os.stat(f"{path}{suffix}")
+            found.append((status.st_dev, status.st_ino))
+        except (FileNotFoundError, NotADirectoryError):  # what cannot be looked at now is not gone
+            found.append(None)
+    return found
 
 
 def require_files(path: Path) -> None:
@@ -1425,7 +1421,7 @@ class DatabaseFile(Statements):
                 self.migrate(version)
                 for left in self.backups(".part", ".part-journal"):  # by a kill during a backup
                     left.unlink(missing_ok=True)
-            self.files = self.files_at_path()
+            self.files = files_at(self.path)
             [row] = self.rows("SELECT MAX(timestamp) AS last FROM metrics WHERE resolution = 0 AND timestamp < ?",
                               (now_ms(),))
             self.clock = TrustedClock(self.get_meta("clock", {}), row["last"] or now_ms())
@@ -1579,23 +1575,12 @@ class DatabaseFile(Statements):
         """A free name beside the database, which says why a file gets it."""
         return self.path.with_name(f"{self.path.name}.{why}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
 
-    def files_at_path(self) -> list[tuple[int, int] | None]:
-        """Which files are at `path` now, each by the numbers of its disk and of itself."""
-        found = list[tuple[int, int] | None]()
-        for suffix in DATABASE_FILES:
-            try:
-                status = os.stat(f"{self.path}{suffix}")
-                found.append((status.st_dev, status.st_ino))
-            except (FileNotFoundError, NotADirectoryError):  # what cannot be looked at now is not gone
-                found.append(None)
-        return found
-
     def stay_in_place(self) -> None:
         """Where the open files were taken away or replaced, write all that is known back to `path`, and say so."""
         with self.lock, self.explained(f"{self.path} was taken away and cannot be written again"):
             if not self.opened:
                 return
-            if (found := self.files_at_path()) == self.files:
+            if (found := files_at(self.path)) == self.files:
                 self.require_log()
                 return
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -1616,7 +1601,7 @@ class DatabaseFile(Statements):
                 Path(f"{self.path}{suffix}").unlink(missing_ok=True)
             self.connection.close()
             self.connection, self.threads = self.connect(), threading.local()
-            self.files = self.files_at_path()
+            self.files = files_at(self.path)
             self.notice = f"{self.path} was removed or replaced while llamadash was running: it was written again" + (
                 f", and what lay there is now {aside.name}." if os.path.lexists(aside) else ".")
             log.error("%s", self.notice)
@@ -4617,7 +4602,7 @@ async def models_get(dash: Dash, *, id: ModelId, votes: bool = False) -> Json:
     model = dash.model(id)
     return {"model": model, "benchmarks": dash.db.benchmarks(id), "benchmarking": dash.benchmarks.get(id),
             "votes": await asyncio.to_thread(dash.db.votes, id) if votes else None,
-            "projectors": dash.library.projectors.get(model["path"], []), "command": dash.pool.command(id)}
+            "projectors": dash.library.projectors.get(model["path"], []), "command": dash.pool.entries.command(id)}
 
 
 @on("models:scan", error="SCAN_MODELS_FAILED")
@@ -6690,6 +6675,14 @@ class Entries:
         return request_values({key: value for key, value in own.items()
                                if key in REQUEST_PARAMETERS and started.get(key) != value}, path)
 
+    def command(self, entry: str) -> list[str]:
+        """The words that would start an entry's process; empty where there is no build for it."""
+        row = self.dash.db.get_model(entry)
+        build = self.build(row)
+        if build is None or build.problem:
+            return []
+        return engine_arguments(build, row, self.groups[self.unit_of[entry]].parameters, 0, entry)[0]
+
     def state(self, row: Json) -> Json:
         """What is to be known of an entry beside its row: its status, what comes next, and its process."""
         units = self.pool.residency.units
@@ -6905,15 +6898,6 @@ class Pool:
         if build is None or build.problem:
             raise EngineUnavailable((build and build.problem) or NO_ENGINE)
         return build
-
-    def command(self, entry: str) -> list[str]:
-        """The words that would start an entry's process; empty where there is no build for it."""
-        group = self.entries.groups[self.entries.unit_of[entry]]
-        row = self.dash.db.get_model(entry)
-        build = self.entries.build(row)
-        if build is None or build.problem:
-            return []
-        return engine_arguments(build, row, group.parameters, 0, entry)[0]
 
     def loaded_instance(self, entry: str) -> Instance | None:
         """The process of a model that is in memory."""
@@ -8192,7 +8176,7 @@ class Gateway:
                 self.dash.requests.cancel(call, "llamadash stopped.")
             await self.dash.pool.stop("stopped", restore=restore)
             await self.closing.aclose()
-            self.server = self.url = self.base_url = self.error = self.started_at = None
+            self.server = self.url = self.base_url = self.started_at = None
             self.applied = {}
             self.status = "stopped"
             self.dash.pool.changed.set()
