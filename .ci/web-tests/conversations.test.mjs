@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { branchTo, endOf, importStored, imported, outgoing, samplingOf, siblings, titleFrom, toMarkdown, upload } from "../../web/core/conversations.js";
-import { textOf } from "../../web/core/attachments.js";
+import { sendBase64, textOf } from "../../web/core/attachments.js";
+import { allConversations, fromFile, toFile } from "../../web/core/conversation-files.js";
 import { calculate, runTool } from "../../web/core/tools.js";
 
 class FakeStorage {
@@ -122,4 +123,42 @@ test("the calculator knows the order of operations, and says what it does not un
   assert.match(runTool("current_time", '{"time_zone": "Europe/Berlin"}', new Date(0)), /1 January 1970.*Europe\/Berlin/);
   assert.match(runTool("current_time", '{"time_zone": "Nowhere"}'), /^Error/);
   assert.match(runTool("shell", "{}"), /^Error: there is no tool/);
+});
+
+test("a file of conversations holds what their messages name, and brings it along", async () => {
+  const picture = "A".repeat(600_000); // two parts in base64
+  const server = { files: new Map([["h1", picture], ["h2", "c291bmQ="]]), saved: [], parts: [] };
+  const conversation = (id, ...attachments) => ({
+    id, title: id, folder: "F", head: "q", model: "m", system: "", parameters: {}, tools: false, created_at: 1, updated_at: 2,
+    messages: [message("q", null, "user", { attachments }), message("a", "q", "assistant", { status: "answering" })],
+  });
+  const file = (hash, type = "image/png") => ({ hash, name: `${hash}.x`, type, size: 9 });
+  const stored = [conversation("one", file("h1"), { ...file(""), text: "as text" }), conversation("two", file("h1"), file("h2", "audio/wav"), file("gone"))];
+  const request = async (event, data) => {
+    if (event === "conversations:list") return { conversations: data.before ? [stored[1]] : [stored[0]], hasMore: !data.before };
+    if (event === "conversations:get") return { conversation: stored.find(({ id }) => id === data.id) };
+    if (event === "conversations:save") return server.saved.push(data);
+    if (event === "conversations:attach") return (server.parts.push(data), { attachment: {} });
+    if (!server.files.has(data.hash)) throw Object.assign(new Error("gone"), { code: "NOT_FOUND" });
+    const content = server.files.get(data.hash);
+    return { data: content.slice(data.part * 524_288, (data.part + 1) * 524_288), of: Math.ceil(content.length / 524_288) };
+  };
+  const { file: blob, missing } = await toFile(request, await allConversations(request));
+  assert.deepEqual(missing, ["gone.x"]);
+  const text = await blob.text();
+  assert.deepEqual(Object.keys(JSON.parse(text).files), ["h1", "h2"]);
+  assert.equal(await fromFile(request, text), 2);
+  const sent = server.parts.map(({ name, type, part, of, data }) => [name, type, part, of, data.length]);
+  assert.deepEqual(sent, [["h1.x", "image/png", 0, 2, 524_288], ["h1.x", "image/png", 1, 2, 75_712], ["h2.x", "audio/wav", 0, 1, 8]]);
+  assert.deepEqual(server.saved[0].messages[0].attachments, stored[0].messages[0].attachments);
+  assert.equal(server.saved[1].messages[1].status, "cut");
+  await assert.rejects(fromFile(request, "no JSON"), /no conversation/);
+  assert.equal(await fromFile(request, JSON.stringify(stored[0])), 1); // of one conversation, as version 1 saved it
+});
+
+test("the parts of two files that are added at once do not mix", async () => {
+  const order = [];
+  const request = async (event, { name, part }) => (order.push(`${name}${part}`), await Promise.resolve(), { attachment: {} });
+  await Promise.all(["a", "b"].map((name) => sendBase64(name, "image/png", "A".repeat(600_000), request)));
+  assert.deepEqual(order, ["a0", "a1", "b0", "b1"]);
 });

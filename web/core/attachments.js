@@ -118,20 +118,47 @@ async function decoded(file) {
   }
 }
 
+/** @type {Promise<any>} the file that is being sent: the server takes one at a time */
+let sending = Promise.resolve();
+
 /**
  * @param {string} name @param {Blob} blob @param {(event: string, data: any) => Promise<any>} request
  * @param {(share: number) => void} progress @returns {Promise<Attachment>}
  */
-async function send(name, blob, request, progress) {
+function send(name, blob, request, progress) {
   const of = Math.max(1, Math.ceil(blob.size / PART_BYTES));
-  let answer = /** @type {any} */ (null);
-  for (let part = 0; part < of; part += 1) {
-    const data = await toBase64(blob.slice(part * PART_BYTES, (part + 1) * PART_BYTES));
-    const fields = { name: name.slice(0, 255) || "file", type: blob.type, part, of, data };
-    answer = await patiently(() => request("conversations:attach", fields));
-    progress((part + 1) / of);
-  }
-  return answer.attachment;
+  const read = (/** @type {number} */ part) => toBase64(blob.slice(part * PART_BYTES, (part + 1) * PART_BYTES));
+  return sendParts({ name, type: blob.type, of }, read, request, progress);
+}
+
+/**
+ * Sends a file that is there in base64.
+ * @param {string} name @param {string} type @param {string} data
+ * @param {(event: string, data: any) => Promise<any>} request @returns {Promise<Attachment>}
+ */
+export function sendBase64(name, type, data, request) {
+  const step = (PART_BYTES / 3) * 4;
+  const of = Math.max(1, Math.ceil(data.length / step));
+  return sendParts({ name, type, of }, async (part) => data.slice(part * step, (part + 1) * step), request);
+}
+
+/**
+ * @param {{name: string, type: string, of: number}} file @param {(part: number) => Promise<string>} read in base64
+ * @param {(event: string, data: any) => Promise<any>} request @param {(share: number) => void} [progress]
+ * @returns {Promise<Attachment>}
+ */
+function sendParts({ name, type, of }, read, request, progress = () => {}) {
+  const sent = sending.then(async () => {
+    let answer = /** @type {any} */ (null);
+    for (let part = 0; part < of; part += 1) {
+      const fields = { name: name.slice(0, 255) || "file", type, part, of, data: await read(part) };
+      answer = await patiently(() => request("conversations:attach", fields));
+      progress((part + 1) / of);
+    }
+    return answer.attachment;
+  });
+  sending = sent.catch(() => {});
+  return sent;
 }
 
 /** @param {Blob} blob @returns {Promise<string>} */
@@ -155,15 +182,18 @@ const MOST_SHOWN = 40;
 export function addressOf({ hash, type }, request) {
   const known = shown.get(hash);
   if (known) return known;
-  const loading = load(hash, request).then((data) => `data:${type};base64,${data}`);
+  const loading = contentOf(hash, request).then((data) => `data:${type};base64,${data}`);
   shown.set(hash, loading);
   loading.catch(() => shown.delete(hash));
   for (const old of [...shown.keys()].slice(0, -MOST_SHOWN)) shown.delete(old);
   return loading;
 }
 
-/** @param {string} hash @param {(event: string, data: any) => Promise<any>} request */
-async function load(hash, request) {
+/**
+ * What is in an attachment, in base64.
+ * @param {string} hash @param {(event: string, data: any) => Promise<any>} request @returns {Promise<string>}
+ */
+export async function contentOf(hash, request) {
   let text = "";
   for (let part = 0, of = 1; part < of; part += 1) {
     const answer = await patiently(() => request("conversations:attachment", { hash, part }));

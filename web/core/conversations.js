@@ -159,7 +159,7 @@ export function imported(old) {
     id: linear ? `${id}.${at}` : message.id,
     parent: linear ? (at ? `${id}.${at - 1}` : null) : message.parent,
     status: message.error ? "failed" : ["stopped", "cut"].find((status) => message.status === status || message[status])
-      ?? (message.pending ? "cut" : "done"),
+      ?? (message.pending || message.status === "answering" ? "cut" : "done"),
   }));
   return {
     id, title: String(old.title || UNTITLED).slice(0, 200), folder: String(old.folder ?? ""),

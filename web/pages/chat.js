@@ -16,13 +16,13 @@ import { LIMITS, attach } from "../core/attachments.js";
 import { Chat } from "../core/chat.js";
 import { Component, h } from "../core/component.js";
 import {
-  UNTITLED, branchTo, imported, makeId, parsed, samplingOf, siblings, titleFrom, toMarkdown, upload,
+  UNTITLED, branchTo, makeId, parsed, samplingOf, siblings, titleFrom, toMarkdown,
 } from "../core/conversations.js";
 import { bytes, kindWords, percent, relativeTime } from "../core/format.js";
 import { TOOLS } from "../core/tools.js";
 import { ChatMessage } from "../components/chat-message.js";
 import { chatPanel } from "../components/chat-panel.js";
-import { saveText } from "../components/copy-button.js";
+import { saveBlob, saveText } from "../components/copy-button.js";
 import { fitWords, needOf } from "../components/fit-badge.js";
 import { icon } from "../components/icon.js";
 import { MANY_MODELS, ModelSelect } from "../components/model-select.js";
@@ -532,7 +532,7 @@ export class ChatPage extends Component {
       view: () => this.setState({ view }),
       export: () => saveText(`${fileName(this.conversation.title)}.md`, toMarkdown(this.conversation), "text/markdown"),
       example: () => this.send(text),
-      "export-json": () => this.saveJson([this.conversation], fileName(this.conversation.title)),
+      "export-json": () => this.saveJson(Promise.resolve([this.conversation]), fileName(this.conversation.title)),
       "export-all": () => this.exportAll(),
       import: () => this.chooseImport(),
       more: () => this.chat.refreshList(true),
@@ -833,28 +833,21 @@ export class ChatPage extends Component {
 
   // What is kept elsewhere
 
-  /** @param {Conversation[]} conversations @param {string} name */
-  saveJson(conversations, name) {
-    saveText(`${name}.json`, JSON.stringify({ format: "llamadash-conversations", conversations }, null, 1),
-      "application/json");
+  /** @param {Promise<Conversation[]>} wanted @param {string} name */
+  async saveJson(wanted, name) {
+    const { followed } = this.chat;
+    await this.tell((async () => {
+      const { toFile } = await import("../core/conversation-files.js");
+      const { file, missing } = await toFile(this.request, await wanted);
+      saveBlob(`${name}.json`, file);
+      if (missing.length) toast(`No longer available, so not in the file: ${missing.join(", ")}.`, { kind: "error" });
+    })());
+    if (followed) void this.chat.open(followed); // the server sends the answers of the one that was asked for last
   }
 
   async exportAll() {
-    const { followed } = this.chat;
-    await this.tell((async () => {
-      /** @type {Conversation[]} */
-      const conversations = [];
-      for (let before, more = true; more;) {
-        const list = await this.request("conversations:list", { limit: 1000, ...(before ? { before } : {}) });
-        for (const { id } of list.conversations) {
-          conversations.push((await this.request("conversations:get", { id })).conversation);
-        }
-        more = list.hasMore;
-        before = list.conversations.at(-1)?.updated_at;
-      }
-      this.saveJson(conversations, "conversations");
-    })());
-    if (followed) void this.chat.open(followed); // the server sends the answers of the one that was asked for last
+    const { allConversations } = await import("../core/conversation-files.js");
+    await this.saveJson(allConversations(this.request), "conversations");
   }
 
   chooseImport() {
@@ -866,12 +859,9 @@ export class ChatPage extends Component {
 
   /** @param {File} file */
   async importFile(file) {
-    const content = parsed(await file.text());
-    const found = (content?.conversations ?? [content]).map(imported).filter(Boolean);
-    if (!found.length) throw new Error("There is no conversation in this file.");
-    for (const conversation of found) await upload(this.request, conversation);
-    toast(found.length === 1 ? "Imported one conversation." : `Imported ${found.length} conversations.`,
-      { kind: "success" });
+    const { fromFile } = await import("../core/conversation-files.js");
+    const count = await fromFile(this.request, await file.text());
+    toast(count === 1 ? "Imported one conversation." : `Imported ${count} conversations.`, { kind: "success" });
   }
 
   /** @param {string} text */
