@@ -2468,6 +2468,12 @@ def clean_text(text: str) -> str:
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
+def shortened(text: str, limit: int) -> str:
+    """The first `limit` bytes of `text`, and how many more there are."""
+    more = len(encoded := text.encode("utf-8", "replace")) - limit
+    return text if more <= 0 else f"{encoded[:limit].decode('utf-8', 'ignore')} … ({more} more bytes)"
+
+
 class GGUFReader:
     """Reads a GGUF header through a small window; every count in the file is bounded before it is believed."""
 
@@ -5379,8 +5385,8 @@ async def probe(build: Build, data_dir: Path) -> Build:
         options = {name: hint for names, hint in re.findall(OPTION_LINE, usage)
                    for name in re.findall(r"(?<![\w-])--([a-z][a-z0-9-]+)", names)}
         if not {"model", "host", "port"} <= set(options):
-            last = ((usage or said).strip() or "it writes nothing").splitlines()[-1]
-            return dataclasses.replace(build, problem=f"{build.path} cannot be used: {clean_text(last[:500])}")
+            last = clean_text(((usage or said).strip() or "it writes nothing").splitlines()[-1])
+            return dataclasses.replace(build, problem=f"{build.path} cannot be used: {shortened(last, 500)}")
         listed = await answer("--list-devices")
     except (OSError, asyncio.TimeoutError) as problem:
         return dataclasses.replace(build, problem=f"{build.path} cannot be run: {str(problem) or 'it does not answer'}")
@@ -5536,7 +5542,7 @@ async def announce_build(dash: Dash, id: str) -> Json:
 #
 # One engine process per loaded model, on a loopback port of its own, with a key that only llamadash knows.
 
-MAX_LOG_LINE = 8192  # bytes; the rest of a longer line is dropped
+MAX_LOG_LINE = 8000  # bytes; of a longer line only how much more there was
 LOG_BLOCK = 65536  # bytes read from a pipe at once
 LAST_LINES = 80  # of a process's output, kept to explain why it ended
 HEALTH_INTERVAL = 10.0  # s between two looks at whether a process that answers is alive
@@ -5775,10 +5781,12 @@ class EngineOutput:
         elif line.startswith(b'{"type":"fit_memory_breakdown"'):
             self.accounted = memory_breakdown(line)
         elif line and not line.startswith(b"[New LWP "):  # of a debugger, one for each thread
+            if len(line) > MAX_LOG_LINE:
+                line = shortened(line.decode("utf-8", "replace"), MAX_LOG_LINE).encode()
             if not re.match(rb"#\d+ ", line):  # nor the many calls that led to the end
-                self.lines.append(line[:MAX_LOG_LINE])
-            if self.limiter.allows(self.name, self.heard_at, min(len(line), MAX_LOG_LINE)):
-                self.take_log(parse_line(line[:MAX_LOG_LINE]))
+                self.lines.append(line)
+            if self.limiter.allows(self.name, self.heard_at, len(line)):
+                self.take_log(parse_line(line))
 
     def take_state(self, line: bytes) -> None:
         """Take in a state: how far a load has come, or that it is ready and what it has loaded."""
@@ -7964,7 +7972,7 @@ def error_text(body: bytes | bytearray, status: int) -> str:
         message = error["message"] if isinstance(error, dict) else error
     except MALFORMED:
         message = None
-    return clean_line(str(message or f"it answered with status {status}")[:1000].encode("utf-8", "replace"))
+    return shortened(clean_line(str(message or f"it answered with status {status}").encode("utf-8", "replace")), 1000)
 
 
 async def answer_objects(response: aiohttp.ClientResponse, call: Call) -> AsyncIterator[Json]:
@@ -8800,7 +8808,7 @@ class Upstreams:
             if before:
                 self.dash.event("upstream", reason=f"{upstream.name} is back")
         except (DashError, aiohttp.ClientError, OSError, asyncio.TimeoutError, ValueError, RecursionError) as problem:
-            told = clean_text(str(problem))[:300] or "It does not answer."
+            told = shortened(clean_text(str(problem)), 300) or "It does not answer."
             if not isinstance(problem, DashError) and not urllib.parse.urlsplit(upstream.url).port:
                 told += " Does its address lack the port?"
             if not before:
@@ -10624,7 +10632,7 @@ def unpack_engine(archives: Iterable[Path], folder: Path) -> None:
             elif re.fullmatch(r"[^/\\]+", link) and link != "..":
                 place.symlink_to(link)
             else:
-                raise WrongContent(f"the archive holds {clean_text(name)[:200]!r}, no plain file")
+                raise WrongContent(f"the archive holds {shortened(clean_text(name), 200)!r}, no plain file")
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageFull("The disk is full.") from None
@@ -10652,7 +10660,7 @@ def archive_place(folder: Path, name: str) -> Path:
     """Where a member of an archive goes: below the folder, without the one that a release is packed in."""
     pieces = [piece for piece in name.split("/") if piece not in ("", ".")]
     if name.startswith("/") or ".." in pieces or re.search(r"[\\:\x00-\x1f\x7f]", name):
-        raise WrongContent(f"the archive names {clean_text(name)[:200]!r}, which is outside of it")
+        raise WrongContent(f"the archive names {shortened(clean_text(name), 200)!r}, which is outside of it")
     packed = len(pieces) > 1 and re.match(r"(cudart-)?llama-|bin$|build$", pieces[0])
     return folder.joinpath(*pieces[bool(packed):])
 
@@ -10774,9 +10782,9 @@ class Installer:
         last = "it said nothing"
         try:
             async for line in process.stdout:
-                if text := re.sub(CONTROL, "", line.decode("utf-8", "replace")).strip()[:MAX_LINE]:
-                    await self.say("embedded", "installing", text)
-                    last = text if "error" in text.lower() or "error" not in last.lower() else last
+                if text := re.sub(CONTROL, "", line.decode("utf-8", "replace")).strip():
+                    await self.say("embedded", "installing", shortened(text, MAX_LINE))
+                    last = shortened(text, 500) if "error" in text.lower() or "error" not in last.lower() else last
             if status := await process.wait():
                 raise EngineFailed(f"{Path(command[0]).name} ended with status {status}: {last}.")
         finally:
@@ -10885,7 +10893,7 @@ async def engines_remove(dash: Dash, *, id: Annotated[str, Length(1, 96)]) -> Js
 
 JOURNAL_PENDING = 20_000  # entries waiting to be written; beyond, the oldest are dropped and counted
 JOURNAL_BROADCAST = 500  # entries of one batch that go to the clients; the rest is counted as dropped
-MAX_LINE = 8192  # bytes of one message
+MAX_LINE = 8192  # bytes of one message; an engine's longest line fits with what is said of its rest
 LOG_RECORDS, LOG_PERIOD = 120, 60.0  # lines of one place in the code, and seconds; more are counted and said
 CONTROL = r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]"
 
@@ -10936,11 +10944,6 @@ class Journal:
             await self.dash.broadcast("logs:entries", {"entries": shown, "dropped": dropped})
 
 
-def shortened(text: str, limit: int) -> str:
-    """The first `limit` characters of `text`, and how many more there are."""
-    return text if len(text) <= limit else f"{text[:limit]} … ({len(text) - limit} more characters)"
-
-
 class JournalHandler(logging.Handler):
     """Hands the records of Python's logging to the journal, from whichever thread they come."""
 
@@ -10956,9 +10959,10 @@ class JournalHandler(logging.Handler):
             text = self.format(record)
         except Exception:  # of whoever logs: it must not fail where that is called
             text = f"a message that cannot be shown: {record.msg!r}"
-        if record.name != log.name:
-            text = shortened(f"{record.name}: {text}", 500)  # what a library has to say, others choose
-        if not self.limiter.allows(f"{record.name} (line {record.lineno})", time.monotonic(), len(text)):
+        # What a library has to say, others choose.
+        text = shortened(text, MAX_LINE) if record.name == log.name else shortened(f"{record.name}: {text}", 500)
+        size = len(text.encode("utf-8", "replace"))
+        if not self.limiter.allows(f"{record.name} (line {record.lineno})", time.monotonic(), size):
             return
         level = record.levelname.lower() if record.levelname.lower() in LOG_LEVELS else "error"
         entries = [("warning", f"{count} more messages of {name} were left out")
@@ -11051,7 +11055,7 @@ class AlertTarget:
             told = str(problem.message if isinstance(problem, aiohttp.ClientResponseError) else problem)
             for secret in filter(None, (self.url.query, self.url.path.strip("/"), self.secret)):
                 told = told.replace(secret, "…")  # whoever has a topic or a webhook's path may send there
-            self.error = clean_text(told)[:300] or f"no answer within {ALERT_TIME:.0f} s"
+            self.error = shortened(clean_text(told), 300) or f"no answer within {ALERT_TIME:.0f} s"
             log.warning("%d alerts were not sent to %s: %s", len(alerts), self.name, self.error)
         return self.error is None
 
@@ -12159,7 +12163,7 @@ async def upstream_findings(config: Config, _values: Json) -> Findings:
             if getattr(problem, "status", 0) in (401, 403):
                 yield "fail", about, f"{url} wants a key", f"set the variable {upstream.variable}"
             else:
-                cause = clean_text(getattr(problem, "strerror", None) or str(problem))[:200]
+                cause = shortened(clean_text(getattr(problem, "strerror", None) or str(problem)), 200)
                 yield ("fail", about, f"{url} does not answer as it should ({cause})",
                        "start it there, or correct its address")
 

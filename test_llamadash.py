@@ -6528,7 +6528,7 @@ def test_a_flood_of_output_costs_little(dash: StubDash, monkeypatch: pytest.Monk
         await llamadash.cancelled([other])
         assert len(looked_at) <= llamadash.LOG_LINES_PER_SECOND * (seconds + 2)
         assert max(waits) < 5 * counting_to_a_million() and len(output.lines) <= llamadash.LAST_LINES
-        assert max(map(len, output.lines), default=0) <= llamadash.MAX_LOG_LINE
+        assert max(map(len, output.lines), default=0) <= llamadash.MAX_LINE
         output.tell_suppressed()
         assert len(dash.journal.pending) <= len(looked_at) + seconds + 2
     asyncio.run(check())
@@ -13252,11 +13252,11 @@ REFUSALS: list[tuple[str, Json, list[str]]] = [  # method and path, headers, wha
     (SOCKET, {"Origin": "https://box.example", "X-Forwarded-Host": "box.example"},
      ["X-Forwarded-Host is “box.example”", "--trusted-proxy 127.0.0.1", "--allow-origin https://box.example"]),
     (SOCKET, {"Origin": "null"}, ["Origin is “null”", "by its own address"]),
-    (SOCKET, {"Origin": "http://" + "x" * 5000}, ["Origin is “http://xxx", "x … (4907 more characters)”"]),
+    (SOCKET, {"Origin": "http://" + "x" * 5000}, ["Origin is “http://xxx", "x … (4907 more bytes)”"]),
     (SOCKET, {"Origin": "http://x\u009b31m\u2028y"}, ["Origin is “http://x 31m y”"]),
     (SOCKET, {"Host": "box.example"}, ["Host is “box.example”", "--allow-host box.example"]),
     ("/", {"Host": "box.example:3000"}, ["Host is “box.example:3000”", "--allow-host box.example"]),
-    ("/", {"Host": "h" * 5000}, ["Host is “hhh", "h … (4900 more characters)”"]),
+    ("/", {"Host": "h" * 5000}, ["Host is “hhh", "h … (4900 more bytes)”"]),
     (SOCKET, {"Upgrade": "", "Connection": "close"}, ["no WebSocket", "Upgrade $http_upgrade;"]),
 ]
 
@@ -15461,15 +15461,15 @@ async def test_one_place_cannot_fill_the_log(dash: StubDash, monkeypatch: pytest
         dash.start_logging(stack)
         library = llamadash.logging.getLogger("aiohttp.websocket")
         for number in range(200):
-            library.warning("%d: protocols %r", number, "x" * 7700)
-            llamadash.log.error("a failure\n" + "of ours " * 400)
+            library.warning("%d: protocols %r", number, "€" * 7700)
+            llamadash.log.error("a failure\n" + "of ours " * 4000)
         llamadash.log.warning("what matters")
         await asyncio.sleep(0)
         messages = [entry["message"] for entry in dash.journal.pending]
         foreign = [message for message in messages if "protocols" in message]
-        assert foreign and all(message.startswith("aiohttp.websocket: ") and len(message) < 600
-                                        and "more characters)" in message for message in foreign)
-        assert 0 < sum(map(len, messages)) < 2 * 64_000  # two such places, and two minutes may have begun
+        assert foreign and all(message.startswith("aiohttp.websocket: ") and len(message.encode()) < 600
+                               and " more bytes)" in message for message in foreign)
+        assert 0 < len("".join(messages).encode()) < 2 * 64_000  # two such places, and two minutes may have begun
         assert messages[-1] == "what matters"
         handler = next(item for item in llamadash.logging.getLogger().handlers
                        if isinstance(item, llamadash.JournalHandler))
@@ -15481,6 +15481,22 @@ async def test_one_place_cannot_fill_the_log(dash: StubDash, monkeypatch: pytest
             library.warning("another")
             return "more messages of aiohttp.websocket (line " in dash.log()
         await eventually(told)
+
+
+@pytest.mark.parametrize("letter", ["x", "€", "\N{CJK UNIFIED IDEOGRAPH-4E2D}"])
+@run_async
+async def test_a_long_line_is_cut_in_bytes_and_marked(dash: StubDash, letter: str) -> None:
+    """An engine's, one of ours, and what an upstream gives as its reason: whoever reads it sees that there was more."""
+    size = len(letter.encode())
+    output = llamadash.EngineOutput("m", dash.journal, lambda: None)
+    output.take_line(b"W srv: " + letter.encode() * 30_000)
+    dash.journal.add("info", "llamadash", letter * 9000)
+    lines = [entry["message"] for entry in dash.journal.pending]
+    assert [line[-40:].partition("(")[2] for line in lines] == [
+        f"{7 + 30_000 * size - llamadash.MAX_LOG_LINE} more bytes)", f"{9000 * size - llamadash.MAX_LINE} more bytes)"]
+    told = llamadash.error_text(json.dumps({"error": {"message": letter * 3000}}).encode(), 500)
+    assert told.endswith(f" … ({3000 * size - 1000} more bytes)")
+    assert all(len(text.encode()) <= llamadash.MAX_LINE + 30 for text in (*lines, told, output.lines[0].decode()))
 
 
 @run_async
