@@ -19,7 +19,7 @@ const UNDIVIDED = ["used", "Used", "weights"];
  * @param {Json} model @param {Json[]} devices of the engine, for how much there is
  * @param {any} [mend] what mends that
  */
-export function modelRuntime({ status, runtime = {} }, devices, mend = null) {
+export function modelRuntime({ status, runtime = {}, last_speed: last }, devices, mend = null) {
   if (!IN_MEMORY.includes(status)) return null;
   const { n_ctx: context, memory, tokens_per_second: speed, requests, waiting, slots } = runtime;
   const { warning, left_out: left = [], devices: used = [], build, pid } = runtime;
@@ -31,7 +31,7 @@ export function modelRuntime({ status, runtime = {} }, devices, mend = null) {
       stat("In memory", bytes(memory)),
       stat("Context", context ? number(context) : "–"),
       stat("In flight", inFlight, waiting ? `${number(waiting, 0)} waiting` : ""),
-      stat("Speed while answering", tokenRate(speed))),
+      stat("Speed while answering", tokenRate(speed ?? last))),
     used.length > 0 && h("ul", { key: "devices", className: "runtime-devices" }, used.map((/** @type {Json} */ one) =>
       deviceBar(one, devices.find(({ name }) => name === one.name)?.total))),
     (build || pid) && h("p", { key: "process", className: "field-hint" },
