@@ -969,7 +969,8 @@ REQUEST_COLUMNS = (
     "loading", "first_token", "duration", "prompt_tokens", "cached_tokens", "generated_tokens", "drafted", "accepted",
     "prompt_per_second", "generated_per_second", "slot", "energy", "details",
 )
-USAGE_GROUPS = {"model": "model", "key": "key", "day": "day", "build": "model, build"}
+USAGE_GROUPS = {"model": "model", "key": "key", "day": "day", "build": "model, build",
+                "parameters": "model, build, parameters"}
 USAGE_COLUMNS = (  # numbers of requests and tokens; tokens with a known speed, and their seconds; ms of work; J
     "requests", "prompt_tokens", "cached_tokens", "generated_tokens", "prompt_timed", "prompt_time",
     "generated_timed", "generated_time", "busy", "energy", "metered")  # metered: generated tokens whose energy is known
@@ -1189,8 +1190,21 @@ def m007_lives(db: sqlite3.Connection) -> None:
         CREATE INDEX events_model_lives ON events (model, timestamp) WHERE {lives}""")
 
 
+def m008_parameters(db: sqlite3.Connection) -> None:
+    """Usage is counted by what its model's process was started with as well; captures have HTTP's part of both."""
+    [usage] = db.execute("SELECT sql FROM sqlite_master WHERE name = 'usage'").fetchone()
+    key = "PRIMARY KEY (day, model, build, key, status"
+    run_script(db, f"""
+        ALTER TABLE usage RENAME TO old_usage;
+        {usage.replace(key, f"parameters TEXT NOT NULL DEFAULT '', {key}, parameters")};
+        INSERT INTO usage SELECT *, '' FROM old_usage;
+        DROP TABLE old_usage;
+        ALTER TABLE captures ADD COLUMN head TEXT""")
+
+
 # A migration runs once, in a transaction of its own, and makes the format of its number; others were never released.
-MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {3: m003_initial, 6: m006_router, 7: m007_lives}
+MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {
+    3: m003_initial, 6: m006_router, 7: m007_lives, 8: m008_parameters}
 # SQLite's result codes for what the system refuses or the file is, by its words for them: Python 3.10 has only these.
 SQLITE_TEXTS = {"permission denied": 3, "is locked": 5, "readonly": 8, "disk I/O error": 10, "malformed": 11,
                 "is full": 13, "unable to open": 14, "locking protocol": 15, "large file support": 22,
@@ -1823,8 +1837,8 @@ class RequestRows(DatabaseFile):
         rows = [{**dict.fromkeys(REQUEST_COLUMNS), "status": "ok", **row,
                  "details": json.dumps(row["details"]) if row.get("details") else None} for row in rows]
         speeds = [{**row, **{name: speed_count(row[column]) for name, column in SPEED_COLUMNS.items()},
-                   "status": "speeds", **place} for row in rows for place in ({"key": None},
-                                                                              {"counted_as": "", "build": None})
+                   "status": "speeds", **place} for row in rows for place in (
+                      {"key": None}, {"counted_as": "", "build": None, "parameters": None})
                   if row["prompt_per_second"] or row["generated_per_second"]]
         with self.transaction() as db:
             db.executemany(f"INSERT INTO requests ({', '.join(REQUEST_COLUMNS)}) "
@@ -1835,12 +1849,13 @@ class RequestRows(DatabaseFile):
     @staticmethod
     def count_usage(db: sqlite3.Connection, values: dict[str, str], rows: list[Json]) -> None:
         """Add `values`, expressions by column, of each of `rows` to `usage`."""
-        rows = [{"counted_as": row["model"], "build": None, "key": None, **row, "day": day_of(row["timestamp"])}
-                for row in rows]
+        rows = [{"counted_as": row["model"], **dict.fromkeys(("build", "parameters", "key")), **row,
+                 "day": day_of(row["timestamp"])} for row in rows]
         sums = (f"{name} = ADDED({name}, excluded.{name})" for name in values)
         db.executemany(
-            f"INSERT INTO usage (day, model, build, key, status, {', '.join(values)}) VALUES (:day, :counted_as, "
-            f"COALESCE(:build, ''), COALESCE(:key, ''), :status, {', '.join(values.values())}) "
+            f"INSERT INTO usage (day, model, build, parameters, key, status, {', '.join(values)}) VALUES (:day, "
+            ":counted_as, COALESCE(:build, ''), COALESCE(:parameters, ''), COALESCE(:key, ''), :status, "
+            f"{', '.join(values.values())}) "
             f"ON CONFLICT DO UPDATE SET {', '.join(sums)}", rows)
 
     def add_energy(self, rows: list[Json]) -> None:
@@ -1905,11 +1920,11 @@ class RequestRows(DatabaseFile):
                 "throughput": 1000 * total["generated_tokens"] / span if span > 0 else None}
 
     def usage(self, from_ms: int, to_ms: int, by: str) -> tuple[list[Json], Json]:
-        """What was used on the days between two times, by model, key, day or build, and in all; in a thread, too.
+        """What was used on the days between two times, by one of USAGE_GROUPS, and in all; in a thread, too.
 
-        A row is {model|key|day, build?, requests, errors, …_tokens, busy (ms), …_speeds ([median, 95th percentile]),
-        energy, idle_energy (while there were no requests), energy_per_1000 (J)}; days come in their order, else those
-        with the most generated tokens first.
+        A row is {model|key|day, build?, parameters?, requests, errors, …_tokens, busy (ms), …_speeds ([median, 95th
+        percentile]), energy, idle_energy (while there were no requests), energy_per_1000 (J)}; days come in their
+        order, else those with the most generated tokens first.
         """
         group, days = USAGE_GROUPS[by], (day_of(from_ms), day_of(to_ms))
         names, part = group.split(", "), "FROM usage WHERE day BETWEEN ? AND ? AND status"
@@ -5844,6 +5859,7 @@ class Instance:
                  changed: Callable[[], None] = lambda: None) -> None:
         self.dash, self.name, self.build = dash, name, build
         self.arguments, self.stop_timeout, self.changed = arguments, stop_timeout, changed
+        self.parameters = ""  # of its model, as the usage has them
         self.placement: list[str] = []  # the devices that it was told to use
         self.left_out: list[str] = []  # parameters that the build does not know
         self.port = int(arguments[arguments.index("--port") + 1])
@@ -6722,6 +6738,13 @@ class Entries:
                 "warning": "Its file is gone: it cannot be loaded again." if row["missing"] else short and short[1]}
 
 
+def parameters_text(parameters: Json) -> str:
+    """What a process is started with, as one short line, by which its usage is counted."""
+    text = ", ".join(f"{key} {preset_value(value)}" for key, value in sorted(parameters.items())
+                     if key not in REQUEST_PARAMETERS and key not in OWN_PARAMETERS) or "defaults"
+    return text if len(text) <= 200 else f"{text[:180]}… ({hashlib.sha256(text.encode()).hexdigest()[:8]})"
+
+
 class Memory:
     """What memory there is for models, and where a model can go."""
 
@@ -6981,6 +7004,7 @@ class Pool:
         instance = Instance(self.dash, unit.name, build, arguments, stop_timeout=int(unit.grace),
                             changed=lambda: self.mark(*group.rows))
         instance.placement, instance.left_out = list(devices or ()), left_out
+        instance.parameters = parameters_text(group.parameters)
         self.instances[unit.id], self.started[unit.id] = instance, group.parameters
         return instance
 
@@ -7284,6 +7308,7 @@ class Call:
     key_id: int | None = None
     key: str | None = None
     build: str | None = None
+    parameters: str = ""  # that its process was started with
     unit: str | None = None
     timestamp: int = field(default_factory=now_ms)
     since: float = field(default_factory=time.monotonic)
@@ -7316,7 +7341,7 @@ class Call:
         self.admitted_at, self.status = time.monotonic(), "running"
         begun = max(instance.started, self.since)
         loading = max(0.0, (instance.ready_at or begun) - begun)
-        self.loading, self.build = round(loading * 1000, 1), instance.build.id
+        self.loading, self.build, self.parameters = round(loading * 1000, 1), instance.build.id, instance.parameters
         self.waited = round((self.admitted_at - self.since - loading) * 1000, 1)
 
     def waits_for(self, reason: str) -> None:
@@ -7470,7 +7495,7 @@ class Requests:
         call.end("ok")
         if call.admitted_at is not None and call.unit:
             self.took_part(call, call.unit, call.admitted_at)
-        row = call.row()
+        row = {**call.row(), "parameters": call.parameters}
         self.made = {"prompt": self.made["prompt"] + max(0, (row["prompt_tokens"] or 0) - (row["cached_tokens"] or 0)),
                      "generated": self.made["generated"] + (row["generated_tokens"] or call.pieces)}
         found = self.dash.upstreams.find(call.model)
@@ -7699,8 +7724,8 @@ class EnergyLedger:
                 continue
             what.energy = (what.energy or 0.0) + energy
             if isinstance(what, Instance):
-                rows.append({"timestamp": now_ms(), "model": what.name, "status": "idle", "energy": energy,
-                             "metered": None})
+                rows.append({"timestamp": now_ms(), "model": what.name, "build": what.build.id, "status": "idle",
+                             "parameters": what.parameters, "energy": energy, "metered": None})
         if rows:
             await self.dash.requests.publish()  # the rows must be there
             await self.dash.chore("energy", self.dash.db.add_energy, rows)
@@ -8620,8 +8645,8 @@ async def captures_get(dash: Dash, *, id: Timestamp, part: Literal["request", "a
 
 @on("usage:get", error="GET_USAGE_FAILED")
 async def usage_get(dash: Dash, *, from_: Timestamp, to: Timestamp,
-                    by: Literal["model", "key", "day", "build"]) -> Json:
-    """Requests, tokens, speeds, energy and cost by model, key, day or build, and in all; and what is in memory."""
+                    by: Literal["model", "key", "day", "build", "parameters"]) -> Json:
+    """Requests, tokens, speeds, energy and cost, by one of USAGE_GROUPS, and in all; and what is in memory."""
     await dash.requests.publish()
     rows, total = await asyncio.to_thread(dash.db.usage, from_, to, by)
     price = dash.settings["energy_price"]

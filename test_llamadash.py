@@ -1692,7 +1692,7 @@ def test_what_version_1_0_remembered_is_found_again(version_1_0: Path) -> None:
         assert database.find_session(b"\0\xff") == "s1"
         assert [row["message"] for row in database.logs()[0]] == ["hello"]
         assert [backup.name for backup in database.backups()] == [
-            "before-migration-7.db", "before-migration-6.db"]
+            "before-migration-8.db", "before-migration-7.db", "before-migration-6.db"]
 
 
 def test_a_default_of_version_1_0_becomes_the_configuration(version_1_0: Path) -> None:
@@ -1925,6 +1925,56 @@ def test_usage_is_counted_by_model_key_and_day(fresh_db: llamadash.Database) -> 
     assert [row["day"] for row in found] == ["2026-03-02", "2026-03-03"]
     assert [row["energy"] for row in fresh_db.usage(noon, noon, "model")[0] if row["model"] == "quiet"] == [None]
     assert fresh_db.usage(1, 2, "model") == ([], usage_of([]))
+
+
+def test_energy_is_known_for_each_set_of_parameters(fresh_db: llamadash.Database) -> None:
+    """Of each model and build, what 1,000 tokens take with what its process was started with, and what it had idle."""
+    now = llamadash.now_ms()
+    rows = [{"id": id, "timestamp": now, "model": "a", "build": "b1", "parameters": parameters, "status": "ok",
+             "generated_tokens": 500, "generated_per_second": 10 * id} for id, parameters in enumerate(
+                 ["ctx-size 512", "ctx-size 8192", "ctx-size 8192", None], 1)]
+    fresh_db.add_requests(rows)
+    fresh_db.add_energy([{**row, "energy": 100 * row["id"], "metered": 500} for row in rows[:3]] + [
+        {"timestamp": now, "model": "a", "build": "b1", "parameters": "ctx-size 512", "status": "idle", "energy": 7,
+         "metered": None}])
+    found, total = fresh_db.usage(now, now, "parameters")
+    assert {row["parameters"]: (row["model"], row["build"], row["requests"], row["energy_per_1000"], row["idle_energy"],
+                                row["generated_speeds"][0]) for row in found} == {
+        "ctx-size 512": ("a", "b1", 1, 200, 7, pytest.approx(10, rel=0.016)),
+        "ctx-size 8192": ("a", "b1", 2, 500, None, pytest.approx(20, rel=0.016)),
+        None: ("a", "b1", 1, None, None, pytest.approx(40, rel=0.016))}
+    (row,), same = fresh_db.usage(now, now, "build")
+    assert row["requests"] == total["requests"] == same["requests"] == 4
+    assert row["generated_speeds"] == total["generated_speeds"]
+
+
+def test_usage_from_before_parameters_counted_stays(tmp_path: Path) -> None:
+    """It goes on being added to where they are not known."""
+    path = tmp_path / llamadash.DATABASE_NAME
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        for number in (3, 6, 7):
+            llamadash.MIGRATIONS[number](db)
+        db.execute("INSERT INTO usage (day, model, build, key, requests, energy, generated_speeds) "
+                   "VALUES ('2026-03-01', 'a', 'b1', 'k', 3, 5.5, x'0000000001000000')")
+        db.execute("PRAGMA user_version = 7")
+        db.commit()
+    noon = int(time.mktime((2026, 3, 1, 12, 0, 0, 0, 0, -1))) * 1000
+    with contextlib.closing(llamadash.Database(path)) as db:
+        db.add_requests([{"id": 1, "timestamp": noon, "model": "a", "build": "b1", "key": "k", "energy": 1.0}])
+        (row,), _ = db.usage(noon, noon, "parameters")
+        assert (row["model"], row["build"], row["parameters"], row["requests"], row["energy"]) == (
+            "a", "b1", None, 4, 6.5)
+        assert db.read("SELECT COUNT(*) FROM usage")[0][0] == 1
+
+
+def test_parameters_in_one_line() -> None:
+    """What a request can carry, and what the engine never sees, is not in it; what is long is told apart."""
+    told = llamadash.parameters_text
+    assert told({"n-gpu-layers": 99, "flash-attn": "on", "temp": 0.5, "stop-timeout": 3}) == (
+        "flash-attn on, n-gpu-layers 99")
+    assert told({}) == told({"top-k": 4}) == "defaults"
+    long = [told({"override-tensor": "x" * 300 + end}) for end in "ab"]
+    assert long[0] != long[1] and max(map(len, long)) <= 200
 
 
 def test_usage_and_requests_are_saved_together(fresh_db: llamadash.Database) -> None:
@@ -2226,7 +2276,7 @@ async def test_pruning_does_not_need_a_backup(dash: StubDash, monkeypatch: pytes
     assert dash.failures == []
 
 
-@pytest.mark.parametrize("number", [4, 5, 8, 999])
+@pytest.mark.parametrize("number", [4, 5, 9, 999])
 def test_a_newer_database_is_left_alone(tmp_path: Path, number: int) -> None:
     """A database of a later version is refused, by each command, and not one byte of it or of the key changes.
 
@@ -8706,6 +8756,19 @@ async def test_a_request_that_is_refused_is_a_row_as_well(start: Callable[..., S
         await eventually(api.row, "they are saved")
         summary = (await api.board.request("requests:list"))["summary"]
         assert limit - 5 <= summary["failed"] <= 5 + 2 * limit  # a minute may have ended meanwhile
+
+
+@run_async
+async def test_usage_has_what_the_process_was_started_with(start: Callable[..., Server], fake: FakeEngine) -> None:
+    """Each set of parameters of a model has its own sums."""
+    async with api_of(start(program=fake.program), "one") as api:
+        await api.post()
+        await api.change("one", parameters={"ctx-size": 512, "temp": 0.5})
+        await api.post()
+        await api.post()
+        rows = (await api.board.request("usage:get", from_=0, to=llamadash.now_ms(), by="parameters"))["rows"]
+        assert {(row["model"], row["parameters"]): row["requests"] for row in rows} == {
+            ("one", "defaults"): 1, ("one", "ctx-size 512"): 2}
 
 
 @run_async

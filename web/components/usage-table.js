@@ -14,8 +14,11 @@ const REFRESH_MS = 10_000; // what finishes within this is counted at once
 /** @type {[string, string, string][]} what it is counted by, the button, and the words for what has none */
 const GROUPS = [
   ["model", "Model", "No model in memory"], ["key", "API key", "Without a key"], ["day", "Day", "–"],
-  ["build", "Build", "Unknown build"],
+  ["build", "Build", "Unknown build"], ["parameters", "Parameters", "Unknown parameters"],
 ];
+
+/** What each of them is told by. @param {string} by @returns {string[]} */
+const columnsOf = (by) => (by === "parameters" ? ["model", "build", by] : by === "build" ? ["model", by] : [by]);
 
 /** What a line of the CSV file has, after what it is counted by; times in ms, energy in J. */
 const EXPORTED = [
@@ -31,7 +34,7 @@ export function usageDays(from, to) {
 
 /** The file that "CSV" saves. @param {string} by @param {Json[]} rows */
 export function usageCsv(by, rows) {
-  const groups = by === "build" ? ["model", "build"] : [by];
+  const groups = columnsOf(by);
   return csv([...groups, ...EXPORTED], rows.map((row) => {
     const [[promptMedian, prompt95], [median, p95]] = [row.prompt_speeds ?? [], row.generated_speeds ?? []];
     const values = /** @type {Json} */ ({
@@ -59,8 +62,8 @@ export function keepingWords(name, { since, energy: joules, loading }, { energy_
 }
 
 /**
- * Requests, tokens, speeds, energy and cost by model, key, day or build. Props: `state`, `span` (ms), `until?` (Unix
- * ms).
+ * Requests, tokens, speeds, energy and cost by model, key, day, build or parameters. Props: `state`, `span` (ms),
+ * `until?` (Unix ms).
  */
 export class UsageTable extends Component {
   static loadedBy = ["span", "until"];
@@ -166,14 +169,15 @@ export class UsageTable extends Component {
   /** @param {Json[]} rows */
   renderTable(rows) {
     const { shownBy, total } = this.state;
-    const [, label, none] = GROUPS.find(([key]) => key === shownBy) ?? GROUPS[0];
+    const [, label] = GROUPS.find(([key]) => key === shownBy) ?? GROUPS[0];
     const heads = [
       label, "Requests", "Prompt", "Generated", "Busy", "Prompt speed", "Speed while answering", "Energy",
       "Per 1,000 tokens", "Cost",
     ];
-    const name = (/** @type {Json} */ row) => (
-      shownBy === "build" ? `${this.nameOf(row.model ?? GROUPS[0][2])} · ${row.build ?? none}`
-        : this.nameOf(row[shownBy] ?? none));
+    const name = (/** @type {Json} */ row) => columnsOf(shownBy).map((column) => {
+      const [, , none] = GROUPS.find(([key]) => key === column) ?? GROUPS[0];
+      return column === "model" ? this.nameOf(row.model ?? none) : row[column] ?? none;
+    }).join(" · ");
     return h("div", { key: "table", className: "table-wrap", tabindex: 0, role: "region", "aria-label": "Sums" },
       h("table", { className: "table" },
         h("thead", null, h("tr", null, heads.map((head, at) => (
