@@ -8728,7 +8728,7 @@ class Upstream:
         self.headers = [("Authorization", f"Bearer {key}")] if key else []  # that it wants of every request
         self.status = "unreachable"
         self.error: str | None = None
-        self.models: dict[str, str | None] = {}  # and their states, where it tells
+        self.models: dict[str, Json] = {}  # their {status, modalities}, where it tells
         self.pause = UPSTREAM_REFRESH[0]
         self.due = -math.inf
 
@@ -8739,14 +8739,18 @@ class Upstream:
 
     def took(self, document: Any, states: Mapping[str, str] | None = None) -> None:
         """Take over its list of models; `states` are of those in memory, where it tells by a list of its own."""
-        models: dict[str, str | None] = {}
+        models: dict[str, Json] = {}
         for item in upstream_items(document, "data"):
             name = item.get("id")
             if isinstance(name, str) and 0 < len(name) <= MAX_MODEL_NAME and clean_text(name) == name \
                     and "upstream" not in item:  # one that it only passes on: two may name each other
-                status = item.get("status")
-                value = status.get("value") if isinstance(status, dict) else states and states.get(name, "unloaded")
-                models[name] = value[:32] if isinstance(value, str) else None
+                status, kinds = (item[key] if isinstance(item.get(key), dict) else {}
+                                 for key in ("status", "architecture"))
+                value = status.get("value", states and states.get(name, "unloaded"))
+                takes = kinds.get("input_modalities")
+                models[name] = {"status": value[:32] if isinstance(value, str) else None,
+                                "modalities": sorted({"text", "image", "audio"} & {*map(str, takes)})
+                                if isinstance(takes, list) else None}
         self.models, self.status, self.error, self.pause = models, "connected", None, UPSTREAM_REFRESH[0]
 
 
@@ -8793,14 +8797,15 @@ class Upstreams:
         """Their models, for /v1/models."""
         return [{"id": f"{item.name}/{model}", "object": "model", "created": 0, "owned_by": item.name, "type": "model",
                  "display_name": f"{item.name}/{model}", "created_at": "1970-01-01T00:00:00Z", "upstream": item.name,
-                 "aliases": [], **({"status": {"value": status}} if status else {})}
-                for item in self.all.values() for model, status in item.models.items()]
+                 "aliases": [], **({"status": {"value": its["status"]}} if its["status"] else {}),
+                 **({"architecture": {"input_modalities": its["modalities"]}} if its["modalities"] else {})}
+                for item in self.all.values() for model, its in item.models.items()]
 
     def as_json(self) -> list[Json]:
         """The upstreams as clients see them."""
         return [{"name": item.name, "url": re.sub("//[^/@]*@", "//", item.url), "kind": item.kind,
                  "status": item.status, "error": item.error,
-                 "models": [{"id": f"{item.name}/{model}", "status": status} for model, status in item.models.items()]}
+                 "models": [{"id": f"{item.name}/{model}", **its} for model, its in item.models.items()]}
                 for item in self.all.values()]
 
     async def run(self) -> None:

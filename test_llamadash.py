@@ -10243,9 +10243,11 @@ async def test_a_llamadash_behind_a_llamadash(start: Callable[..., Server], tmp_
             item = await upstream_of(api, lambda item: item["models"])
             assert (item["name"], item["url"]) == ("big.box", behind.url)
             assert (item["status"], item["error"]) == ("connected", None)
-            assert item["models"] == [{"id": f"big.box/{name}", "status": "unloaded"} for name in ("one", "two")]
+            assert item["models"] == [{"id": f"big.box/{name}", "status": "unloaded", "modalities": ["text"]}
+                                      for name in ("one", "two")]
             listed = (await api.get("/v1/models"))[1]["data"]
             assert [item["id"] for item in listed] == ["big.box/one", "big.box/two"]
+            assert listed[0]["architecture"] == {"input_modalities": ["text"]}
             assert (await api.get("/v1/models/big.box/two"))[1]["status"] == {"value": "unloaded"}
             body = {"model": "big.box/one", "stream": True, "fake": {"tokens": 3}, "n": 1}
             async with api.http.post(api.url + "/v1/chat/completions?a=b", data=json.dumps(body), headers={
@@ -10286,6 +10288,17 @@ async def test_a_llamadash_behind_a_llamadash(start: Callable[..., Server], tmp_
             response.close()
             assert (await behind.row(lambda row: row["status"] == "cancelled"))["model"] == "one"
         back.stop()
+
+
+@pytest.mark.parametrize("told, modalities", [
+    ({"architecture": {"input_modalities": ["text", "image", "audio", "smell"]}}, ["audio", "image", "text"]),
+    ({"architecture": {"input_modalities": []}}, []), ({}, None), ({"architecture": "bert"}, None),
+    ({"architecture": {"input_modalities": "text"}}, None), ({"architecture": {"input_modalities": [{}, None]}}, [])])
+def test_an_upstream_tells_what_its_models_take(told: Json, modalities: list[str] | None) -> None:
+    """Text, images and sound, as llama-server and others say in their lists; else it is not known."""
+    upstream = llamadash.Upstream("box", "http://box")
+    upstream.took({"data": [{"id": "one", **told}]})
+    assert upstream.models == {"one": {"status": None, "modalities": modalities}}
 
 
 def _endless(text: bytes) -> Callable[[web.Request], Any]:
