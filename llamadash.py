@@ -2438,6 +2438,7 @@ class GGUFHeader:
     projections: dict[str, tuple[int, ...]] = field(default_factory=dict)  # shapes of those that lead into a model
     native: bool = True  # whether its byte order is that of this machine
     needed: int = 0  # bytes that the whole file must have
+    beside: dict[str, list[GGUFHeader]] = field(default_factory=dict)  # files that the parameter of this name loads too
 
     @functools.cached_property
     def architecture(self) -> str | None:
@@ -2682,11 +2683,14 @@ def gguf_read(path: str | Path, *, named: bool = False) -> GGUFHeader:
         raise GGUFError(f"cannot be read: {problem.strerror}") from problem
 
 
-def gguf_read_all(paths: Sequence[str]) -> GGUFHeader:
-    """The header of the first of a model's files, with the tensors of all."""
+def gguf_read_all(paths: Iterable[str], parameters: Json | None = None) -> GGUFHeader:
+    """The header of the first of a model's files, with the tensors of all, and what `parameters` load beside them."""
     first, *rest = [gguf_read(path, named=True) for path in paths]
     for shard in rest:
         first.tensor_sizes |= shard.tensor_sizes
+    for key in {"model-draft", "lora", "mmproj"}.intersection(parameters or ()):
+        with contextlib.suppress(GGUFError):  # the engine says what is wrong with it
+            first.beside[key] = [gguf_read(path, named=True) for path in (parameters or {})[key].split(",")]
     return first
 
 
@@ -2767,9 +2771,10 @@ DEFAULT_SLOTS = 4  # what `parallel` means where it is not set, with one KV cach
 GPU_OVERHEAD = {"CUDA": 632 << 20, "ROCm": 512 << 20, "SYCL": 384 << 20, "Vulkan": 192 << 20, "MTL": 64 << 20}
 INPUT_TENSORS = re.compile(r"(?:per_layer_)?token_embd|token_types|position_embd")  # which stay in main memory
 EXPERT_TENSORS = re.compile(r"\.ffn_(?:up|down|gate|gate_up)_(?:ch|)exps")  # which cpu-moe keeps there
-FIT_MARGIN = 1 << 30  # bytes that the engine leaves free on each device when it chooses by itself
-FIT_MIN_CONTEXT = 4096  # the engine shrinks a context that nobody asked for no further
+FIT_MARGIN = 1024  # MiB that the engine leaves free on each device when it chooses by itself, unless fit-target differs
+FIT_MIN_CONTEXT = 4096  # the engine shrinks a context that nobody asked for no further, unless fit-ctx differs
 LARGEST_CONTEXT = 1 << 24  # tokens; no model was trained for more
+WEIGHT_PARAMETERS = ("n-gpu-layers", "cpu-moe", "n-cpu-moe", "override-tensor", "cache-type-k", "cache-type-v")
 CACHE_BYTES = {name.lower(): size / block for name, block, size in TENSOR_TYPES.values()}  # for each number of it
 RECURRENT = frozenset(("mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7", "falcon-h1"))
 WITHOUT_CACHE = frozenset((
@@ -2842,8 +2847,8 @@ def sliding_layers(model: Json, header: GGUFHeader) -> tuple[int, list[bool]]:
     return window, [at % period != (0 if full == "first" else period - 1) for at in range(layers)]
 
 
-def remembering_layers(model: Json, header: GGUFHeader, slides: list[bool]) -> list[Layer]:
-    """The layers with what each remembers, those that are in `slides` of the window only."""
+def remembering_layers(model: Json, header: GGUFHeader, slides: list[bool], further: int) -> list[Layer]:
+    """The layers with what each remembers, those that are in `slides` of the window only; the last `further` none."""
     architecture, layers = model["architecture"] or "", len(slides)
     heads = per_layer(header.of_model("attention.head_count_kv"), layers, model["head_count_kv"] or 0)
     keys, values = model["key_length"] or 0, model["value_length"] or 0
@@ -2853,7 +2858,7 @@ def remembering_layers(model: Json, header: GGUFHeader, slides: list[bool]) -> l
                                            header.largest("attention.value_length_swa") or values)}
     recurrent = recurrent_layers(architecture, header, layers, heads)
     state = recurrent_state(model, header)
-    caching = 0 if architecture in WITHOUT_CACHE else layers - (header.largest("nextn_predict_layers") or 0)
+    caching = 0 if architecture in WITHOUT_CACHE else layers - further
     own = 20 if architecture == "gemma3n" else caching - (header.largest("attention.shared_kv_layers") or 0)
     result = []
     for at, sliding in enumerate(slides):
@@ -2915,10 +2920,15 @@ def rounded_up(value: int) -> int:
 class Placement:
     """What a model needs that is run with `parameters`, and where it goes: bytes on every device, for one context."""
 
-    def __init__(self, model: Json, parameters: Json, devices: list[Json], header: GGUFHeader) -> None:
-        self.model, self.parameters, self.devices = model, parameters, devices
+    def __init__(self, model: Json, parameters: Json, devices: list[Json], header: GGUFHeader, *,
+                 drafts: bool = False) -> None:
+        self.model, self.parameters, self.devices, self.drafts = model, parameters, devices, drafts
         self.window, slides = sliding_layers(model, header)
-        self.layers = [*remembering_layers(model, header, slides), Layer()]  # and, last, the output
+        further = header.largest("nextn_predict_layers") or 0  # layers that only guess what comes next, if told to
+        mtp = "draft-mtp" in str(parameters.get("spec-type", "")) and "model-draft" not in header.beside
+        self.guesses = mtp and further > 0
+        remembering = remembering_layers(model, header, slides, 0 if self.guesses else further)
+        self.layers = [*remembering, Layer()]  # and, last, the output
         self.work, self.mixing, self.copies = batch_work(model, header, max([layer.state for layer in self.layers]))
         self.input = 0  # bytes of weights that are never on a GPU
         self.elsewhere = collections.Counter[str]()  # bytes of weights that override-tensor puts on a device
@@ -2938,8 +2948,21 @@ class Placement:
         if parameters.get("split-mode") == "none" and self.gpus:
             main = min(max(number_of(parameters, "main-gpu", 0), 0), len(self.gpus) - 1)
             self.gpus = [self.gpus[main]]
-        self.projector = (model["projector_size"] or 0) if parameters.get("mmproj-auto") is not False else 0
+        sizes = {key: sum([sum(file.tensor_sizes.values()) for file in files]) for key, files in header.beside.items()}
+        found = model["projector_size"] if parameters.get("mmproj-auto") is not False else 0
+        self.projector = sizes.get("mmproj", found or 0)
+        self.adapters = sizes.get("lora", 0)  # each of whose tensors is beside the one that it changes
+        for layer in self.layers[:-1]:
+            layer.plain += self.adapters // (len(self.layers) - 1)
+        self.draft = next((self.draft_of(file) for file in header.beside.get("model-draft", ())), None)
         self.projector_at = self.gpus[0] if self.gpus and parameters.get("mmproj-offload") is not False else self.host
+
+    def draft_of(self, header: GGUFHeader) -> Placement:
+        """What the draft model with this header needs: as a whole, in the same context."""
+        row = {**gguf_facts([header]), "file_size": sum(header.tensor_sizes.values()), "projector_size": None}
+        shared = {key: value for key, value in self.parameters.items() if key not in WEIGHT_PARAMETERS}
+        own = {key.removesuffix("-draft"): value for key, value in self.parameters.items() if key.endswith("-draft")}
+        return Placement(row, {**shared, **own, "fit": False}, self.devices, header, drafts=True)
 
     def weigh(self, tensors: Mapping[str, int]) -> None:
         """Add up the weights of each layer; where not all tensors are known, all layers are alike."""
@@ -2985,7 +3008,8 @@ class Placement:
         heads, vocabulary = (self.model[key] or 0 for key in ("head_count", "vocabulary_size"))
         attention = 2 * masks if self.flash else 4 * one * (heads + 1)  # a matrix for every head
         work = max(tokens * self.work, tokens * self.mixing + round(self.copies * self.slots))
-        return tokens * (attention + 128) + 4 * (work + vocabulary * self.slots)  # 128: positions and the like
+        once = tokens * (attention + 128) + 4 * (work + vocabulary * self.slots)  # 128: positions and the like
+        return 2 * once if self.guesses else once  # in a context of its own
 
     def layer_bytes(self, context: int) -> list[tuple[int, int]]:
         """For each layer and, last, the output: what a GPU takes of it, and what stays in main memory all the same."""
@@ -3006,7 +3030,8 @@ class Placement:
         if self.flash and backend in ("CUDA", "ROCm") and {self.key_bytes, self.value_bytes} != {2.0}:
             widest = max(layer.keys + layer.values for layer in self.layers)  # whose cache is decompressed
             copied += 2 * self.cells(context)[0] * widest
-        return GPU_OVERHEAD.get(backend, 256 << 20) + copied
+        process = GPU_OVERHEAD.get(backend, 256 << 20)
+        return copied + (process // 8 if self.drafts else process)  # most of it is the same for both models
 
     def shares(self) -> list[float]:
         """Which part of the layers each GPU gets: as the user says, else by free memory."""
@@ -3016,8 +3041,21 @@ class Placement:
             parts = [float(self.devices[at]["free"] or 1) for at in self.gpus]
         return [part / sum(parts) for part in parts]
 
-    def offloaded(self, sizes: list[tuple[int, int]], each: int, whole: bool) -> int:
-        """How many layers go to the GPUs, counted from the output; every GPU needs `each` bytes besides."""
+    def beside(self, context: int) -> list[int]:
+        """Bytes on every device of what is loaded with the model: its projector, and one that drafts for it."""
+        used = self.draft.split(context)[0] if self.draft else [0] * len(self.devices)
+        used[self.projector_at] += self.projector
+        return used
+
+    def margins(self) -> list[int]:
+        """Bytes of every device that the engine leaves free where it chooses by itself."""
+        said = [int(number) for number in re.findall(r"(\d{1,6})[.\d]*", str(self.parameters.get("fit-target", "")))]
+        each = said[0] if len(said) == 1 else FIT_MARGIN
+        by_device = dict(zip(self.gpus, said, strict=False)) if len(said) > 1 else {}
+        return [by_device.get(at, each) << 20 for at in range(len(self.devices))]
+
+    def offloaded(self, sizes: list[tuple[int, int]], each: int, beside: list[int], whole: bool) -> int:
+        """How many layers go to the GPUs, from the output on; each GPU needs `each` bytes and those `beside`, too."""
         if not self.gpus:
             return 0
         if (wanted := number_of(self.parameters, "n-gpu-layers", -1)) >= 0:
@@ -3025,9 +3063,9 @@ class Placement:
         if whole or self.parameters.get("fit") in (False, "off"):
             return len(sizes)
         taken, count = [*itertools.accumulate(on_gpu for on_gpu, _ in reversed(sizes))], 0
-        for besides in (each, each + self.largest_tensor):  # which is brought to the GPU where not all fit
-            free = sum(max((self.devices[at]["free"] or 0) - FIT_MARGIN - besides, 0) for at in self.gpus)
-            free -= self.projector if self.projector_at != self.host else 0
+        rooms = [(self.devices[at]["free"] or 0) - self.margins()[at] - beside[at] - each for at in self.gpus]
+        for copied in (0, self.largest_tensor):  # which is brought to the GPU where not all fit
+            free = sum(max(room - copied, 0) for room in rooms)
             if (count := sum(total <= free for total in taken)) == len(sizes):
                 break
         return count  # by itself the engine takes what fits
@@ -3036,8 +3074,8 @@ class Placement:
         """Bytes needed on every device, how many of them in main memory only as GPUs are full; as a `whole`, none."""
         compute, sizes, gpus = self.compute(context), self.layer_bytes(context), self.gpus
         extra = compute + max((self.overhead(at, context, mixed=False) for at in gpus), default=0)
-        count = self.offloaded(sizes, extra, whole)
-        used = [0] * len(self.devices)
+        used = self.beside(context)
+        count = self.offloaded(sizes, extra, used, whole)
         used[self.host] += self.input
         places = {device["name"]: at for at, device in enumerate(self.devices)}
         for name, size in self.elsewhere.items():
@@ -3047,7 +3085,6 @@ class Placement:
         bounds = [count * share for share in itertools.accumulate(self.shares())]
         for at, (on_gpu, _) in enumerate(sizes[len(sizes) - count:]):
             used[next((gpus[place] for place, bound in enumerate(bounds) if at < bound - 1e-9), gpus[-1])] += on_gpu
-        used[self.projector_at] += self.projector
         mixed = used[self.host] > self.input
         busy = [at for at, device in enumerate(self.devices) if device["kind"] == "gpu" and used[at]]
         correction = (self.model.get("memory_correction") or {}).get("gpu", 0)
@@ -3058,17 +3095,16 @@ class Placement:
             used[self.host] += compute
         return used, left if gpus and number_of(self.parameters, "n-gpu-layers", -1) < 0 else 0
 
-    def fits(self, context: int, margin: int = 0, *, whole: bool = False) -> bool:
-        """Whether every device has room, `margin` bytes left over, as a `whole` in all of main memory."""
-        room = "total" if whole and not self.gpus else "free"
-        return all(not need or device[room] is None or need + margin <= device[room]
-                   for need, device in zip(self.split(context, whole=whole)[0], self.devices, strict=True))
+    def fits(self, context: int, *, whole: bool = False) -> bool:
+        """Whether every device has room; as a `whole`, as the engine sees it, which leaves something free."""
+        room = "total" if whole and not self.gpus else "free"  # it counts on all of main memory
+        return all(not need or device[room] is None or need + margin * whole <= device[room] for need, device, margin
+                   in zip(self.split(context, whole=whole)[0], self.devices, self.margins(), strict=True))
 
-    def largest(self, limit: int, margin: int = 0, *, whole: bool = False) -> int:
+    def largest(self, limit: int, *, whole: bool = False) -> int:
         """The largest context up to `limit` that fits, a multiple of CONTEXT_STEP, or 0."""
         contexts = range(CONTEXT_STEP, limit + 1, CONTEXT_STEP)
-        return CONTEXT_STEP * bisect.bisect_left(
-            contexts, True, key=lambda context: not self.fits(context, margin, whole=whole))
+        return CONTEXT_STEP * bisect.bisect_left(contexts, True, key=lambda size: not self.fits(size, whole=whole))
 
 
 def estimate_memory(model: Json, parameters: Json, devices: list[Json], header: GGUFHeader | None = None) -> Json:
@@ -3083,14 +3119,15 @@ def estimate_memory(model: Json, parameters: Json, devices: list[Json], header: 
     if context <= 0:
         context = full
         if "ctx-size" not in parameters and parameters.get("fit") not in (False, "off"):
-            # The engine counts on all of main memory, and shrinks the context before a layer stays there.
-            least = min(full, FIT_MIN_CONTEXT * placement.streams)
-            context = max(placement.largest(full, FIT_MARGIN, whole=True), least)
+            # The engine shrinks the context before a layer stays in main memory.
+            least = min(full, rounded_up(number_of(parameters, "fit-ctx", FIT_MIN_CONTEXT)) * placement.streams)
+            context = max(placement.largest(full, whole=True), least)
     used, spills = placement.split(context)
     parts = {"weights": model["file_size"] or 0, "kvCache": sum(placement.cache(context)),
              "compute": placement.compute(context)}
-    if placement.projector:
-        parts["projector"] = placement.projector
+    more = {"projector": placement.projector, "adapters": placement.adapters,
+            "draft": sum(placement.draft.split(context)[0]) if placement.draft else 0}
+    parts |= {name: size for name, size in more.items() if size}
     return {
         **parts, "total": sum(parts.values()), "context": context,
         "devices": [{**device, "used": need} for device, need in zip(devices, used, strict=True)],
@@ -4531,10 +4568,10 @@ class Library(Folders):
                 self.dash.downloads.forget(row["path"])
         return freed
 
-    async def header(self, row: Json) -> GGUFHeader | None:
-        """The header of this row's first file with the tensors of all; None where one cannot be read any more."""
+    async def header(self, row: Json, parameters: Json) -> GGUFHeader | None:
+        """The header of what this row loads with `parameters`; None where a file of it cannot be read any more."""
         try:
-            return await self.patiently(row["path"], gguf_read_all, row["shards"] or [row["path"]])
+            return await self.patiently(row["path"], gguf_read_all, row["shards"] or [row["path"]], parameters)
         except GGUFError:
             return None
 
@@ -4669,8 +4706,8 @@ async def models_estimate(dash: Dash, *, id: ModelId, parameters: dict[str, Any]
     row = dash.db.get_model(id)
     own = row["parameters"] if parameters is None else \
         await dash.library.patiently(parameters, validated_parameters, parameters, dash.folders())
-    header = await dash.library.header(row)
     parameters = {**dash.engine_config["defaults"], **own}
+    header = await dash.library.header(row, parameters)
     await dash.pool.memory.read()
     return {**estimate_memory(row, parameters, dash.pool.memory.of_model(row), header),
             "last": {key: (row["memory_correction"] or {}).get(key) for key in ("estimated", "taken")}}
@@ -6816,7 +6853,7 @@ class Memory:
         await self.read()
         row = self.dash.db.get_model(entry)
         parameters = self.pool.entries.groups[self.pool.entries.unit_of[entry]].parameters
-        header = await self.dash.library.header(row)
+        header = await self.dash.library.header(row, parameters)
         return await asyncio.to_thread(placement_plans, row, parameters, self.of_model(row), header)
 
     def learn(self, unit: Unit, instance: Instance) -> None:
@@ -9543,7 +9580,7 @@ class Rehearsal:
             async with contextlib.AsyncExitStack() as stack:
                 memory, row = pool.memory, self.dash.db.get_model(self.model)
                 await memory.read()
-                header, devices = await self.dash.library.header(row), memory.of_model(row, self.build)
+                header, devices = await self.dash.library.header(row, self.parameters), memory.of_model(row, self.build)
                 estimate = await asyncio.to_thread(estimate_memory, row, self.parameters, devices, header)
                 if not estimate["fits"] or estimate["spills"]:
                     while self.unit.active or self.unit.waiting:

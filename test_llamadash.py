@@ -3347,17 +3347,101 @@ def test_estimate_of_rarer_shapes_is_what_the_engine_takes(name: str, tmp_path: 
     row = {**ROW, **llamadash.gguf_facts([header]), "file_size": path.stat().st_size}
     small = {"cache-type-k": "q8_0", "cache-type-v": "q8_0"}  # which latent attention wants to be the same
     for parameters in ({"ctx-size": 8192}, {"ctx-size": 8192, "parallel": 2, **small}):
-        words = [word for key, value in parameters.items() for word in (f"--{key}", str(value))]
-        done = subprocess.run([llama_server(), "-m", str(path), "--port", str(unused_port()), "--verbosity", "4",
-                               "--no-warmup", *words], capture_output=True, text=True, stdin=subprocess.DEVNULL,
-                              env={**os.environ, "LLAMA_SERVER_ROUTER_PORT": "0"}, timeout=120)
-        said = re.findall(r"(model|KV|RS|compute|output) buffer size = +([\d.]+) MiB", done.stdout + done.stderr)
-        taken = collections.Counter[str]()
-        for kind, size in said:
-            taken[kind] += float(size)
+        taken = buffers_of(path, parameters)
         found = llamadash.estimate_memory(row, parameters, [CPU], header)
-        assert found["kvCache"] / MIB == pytest.approx(taken["KV"] + taken["RS"], abs=0.02), (said, parameters)
-        assert taken.total() - 0.05 <= found["total"] / MIB <= taken.total() * 1.04, (said, found["compute"] / MIB)
+        assert found["kvCache"] / MIB == pytest.approx(taken["KV"] + taken["RS"], abs=0.02), (taken, parameters)
+        assert taken.total() - 0.05 <= found["total"] / MIB <= taken.total() * 1.04, (taken, found["compute"] / MIB)
+
+
+def buffers_of(path: Path, parameters: Json) -> collections.Counter[str]:
+    """What a real engine says of its buffers (MiB), by their kind, as it loads a model."""
+    words = [word for key, value in parameters.items() for word in (f"--{key}", str(value))]
+    done = subprocess.run([llama_server(), "-m", str(path), "--port", str(unused_port()), "--verbosity", "4",
+                           "--no-warmup", *words], capture_output=True, text=True, stdin=subprocess.DEVNULL,
+                          env={**os.environ, "LLAMA_SERVER_ROUTER_PORT": "0"}, timeout=120)
+    taken = collections.Counter[str]()
+    kinds = "model|LoRA|KV|RS|compute|output"
+    for kind, size in re.findall(rf"({kinds}) buffer size = +([\d.]+) MiB", done.stdout + done.stderr):
+        taken[kind] += float(size)
+    return taken
+
+
+def write_adapter(path: Path, rank: int = 64) -> Path:
+    """Write a LoRA adapter for the queries of the eight layers of "grouped queries"."""
+    pairs = [(f"blk.{at}.attn_q.weight.lora_{side}", shape) for at in range(8)
+             for side, shape in (("a", (256, rank)), ("b", (rank, 256)))]
+    return write_gguf(path, {"general.architecture": "llama", "general.type": "adapter", "adapter.type": "lora",
+                             "adapter.lora.alpha": 1.0}, [(name, shape, "F32", None) for name, shape in pairs])
+
+
+@pytest.mark.parametrize("parameters", [
+    {}, {"cache-type-k-draft": "q8_0", "cache-type-v-draft": "q8_0", "parallel": 2}, {"kv-unified": None, "lora": ""}])
+def test_a_draft_model_and_adapters_count(tmp_path: Path, parameters: Json) -> None:
+    """What a real engine takes with a model that drafts, and one with adapters: as much as estimated, or little less.
+    """
+    path = write_shape(tmp_path / "m.gguf", *SHAPES["grouped queries"])
+    if "lora" in parameters:
+        beside = {"lora": str(write_adapter(tmp_path / "a.gguf"))}
+    else:
+        draft = write_shape(tmp_path / "d.gguf", "llama", SHAPES["grouped queries"][1], [ATTENTION] * 3)
+        beside = {"model-draft": str(draft), **parameters}
+    parameters = {"ctx-size": 16384, **beside}
+    header = llamadash.gguf_read_all([str(path)], parameters)
+    row = {**ROW, **llamadash.gguf_facts([header]), "file_size": path.stat().st_size}
+    taken, found = buffers_of(path, parameters), llamadash.estimate_memory(row, parameters, [CPU], header)
+    assert found.get("adapters", 0) / MIB == taken["LoRA"] == (1.0 if "lora" in beside else 0)
+    whole = taken.total() - (taken["compute"] / 2 if "lora" in beside else 0)  # which it makes anew for adapters
+    assert whole - 0.05 <= found["total"] / MIB <= whole * 1.05, (taken, found)
+    assert found["devices"][0]["used"] == pytest.approx(found["total"], rel=0.001)
+
+
+def test_what_runs_beside_a_model_goes_where_it_is_told(tmp_path: Path) -> None:
+    """A draft model takes its share of a GPU that the model cannot have; a projector that is named counts as it is."""
+    path = write_shape(tmp_path / "d.gguf", "llama", SHAPES["grouped queries"][1], [ATTENTION] * 3)
+    draft = llamadash.gguf_read(path, named=True)
+    draft.tensor_sizes = {name: size * 400 for name, size in draft.tensor_sizes.items()}  # 2.7 GiB
+    row, header = measured_model("dense")
+    devices = [{**GPU, "name": "CUDA0"}, {**GPU, "name": "CUDA1"}, CPU]
+
+    def used(devices: list[Json] = devices, **parameters: Any) -> list[float]:
+        named = {"ctx-size": 8192, "split-mode": "none", **{key.replace("_", "-"): value
+                                                            for key, value in parameters.items()}}
+        found = llamadash.estimate_memory(row, named, devices, header)
+        return [item["used"] / GB for item in found["devices"]]
+    alone, tight = used(), used([{**GPU, "name": "CUDA0", "free": 7.5 * GB}, CPU])
+    header.beside = {"model-draft": [draft]}
+    size = sum(draft.tensor_sizes.values()) / GB
+    assert used() == pytest.approx([alone[0] + size + 0.1, 0, alone[2]], abs=0.1)
+    other = used(device_draft="CUDA1", main_gpu=0, split_mode="layer", device="CUDA0")
+    assert other == pytest.approx([alone[0], size + 0.8, alone[2]], abs=0.4)
+    assert used(n_gpu_layers_draft=0)[2] == pytest.approx(alone[2] + size, abs=0.1)
+    assert used([{**GPU, "name": "CUDA0", "free": 7.5 * GB}, CPU])[1] > tight[1] + 0.8 * size
+    header.beside = {"mmproj": [draft]}
+    row["projector_size"] = 9 * GB
+    assert used()[0] == pytest.approx(alone[0] + size, abs=0.01)
+
+
+def test_what_fitting_leaves_free_and_how_far_it_goes() -> None:
+    """As fit-target and fit-ctx say it: for each device, or for all; what was told of others stays as it is."""
+    def found(free: float, **parameters: Any) -> Json:
+        named = {key.replace("_", "-"): value for key, value in parameters.items()}
+        return llamadash.estimate_memory(ROW, named, [{**GPU, "free": free * GB}, CPU])
+    usual = found(16)["context"]
+    assert found(16, fit_target="1024")["context"] == usual == found(16, fit_target="1024,8192")["context"]
+    assert usual < found(16, fit_target="128")["context"] <= found(15.9, fit_target="0")["context"]
+    assert found(16, fit_target="4096,1024")["context"] < usual - 10_000
+    assert [found(2)["context"], found(2, fit_ctx=16384)["context"], found(2, fit_ctx=0)["context"]] == [
+        4096, 16384, 256]
+    layers = [found(6, ctx_size=4096, fit_target=target)["devices"][0]["used"] for target in ("0", "1024", "3000")]
+    assert layers == sorted(layers, reverse=True) and layers[0] > layers[2] + GB
+
+
+def test_layers_that_guess_have_a_cache_where_they_are_used() -> None:
+    """With multi-token prediction they run in a context of their own."""
+    header = header_of("glm4moe", nextn_predict_layers=1)
+    plain, guessing = (llamadash.estimate_memory({**ROW, "block_count": 33}, {"ctx-size": 4096, **parameters}, [CPU],
+                                                 header) for parameters in ({}, {"spec-type": "draft-mtp"}))
+    assert guessing["kvCache"] * 32 == plain["kvCache"] * 33 and guessing["compute"] == 2 * plain["compute"]
 
 
 @pytest.mark.parametrize(("architecture", "facts", "row", "cache"), [

@@ -6,7 +6,10 @@ import { IN_MEMORY } from "./model-status.js";
 const DEBOUNCE = 250;
 
 /** @type {Array<[string, string]>} key in the estimate and label, in the order they are stacked */
-const PARTS = [["weights", "Weights"], ["projector", "Projector"], ["kvCache", "KV cache"], ["compute", "Compute"]];
+const PARTS = [
+  ["weights", "Weights"], ["adapters", "LoRA adapters"], ["projector", "Projector"], ["kvCache", "KV cache"],
+  ["compute", "Compute"], ["draft", "Draft model"],
+];
 
 /**
  * What a model would take in memory with the given parameters, against what the machine has.
