@@ -1988,7 +1988,7 @@ class RequestRows(DatabaseFile):
     def captures(self, model: str | None, before: int | None, limit: int) -> list[Json]:
         """The newest captures without their texts, but with their lengths; may be called from a thread."""
         where, values = where_all({"model": model, "id < ?": before})
-        lengths = ", ".join(f"LENGTH({name}) AS {name}" for name in ("request", "answer", "prompt"))
+        lengths = ", ".join(f"LENGTH({name}) AS {name}" for name in ("request", "answer", "prompt", "head"))
         return list(map(dict, self.read(f"SELECT id, timestamp, model, client, endpoint, status, {lengths} "
                                         f"FROM captures {where} ORDER BY id DESC LIMIT ?", [*values, limit])))
 
@@ -7291,6 +7291,8 @@ FAILURE_MEMORY = 300.0  # s after the last failed request in which nobody counts
 NO_MODEL = "(unknown)"  # under which those are counted that name none of ours
 MAX_MODEL_NAME = 256  # characters; ours have at most 96, those of an upstream some more
 API_CONNECTIONS = 2000  # at a time, and half as many from one address; the dashboard needs descriptors as well
+CapturedId = Annotated[str, Length(1, MAX_MODEL_NAME)]  # of an entry, or an upstream's NAME/MODEL
+PRIVATE_WORDS = "key|token|secret|auth|cookie|passw|signature"  # in the name of what lets somebody in
 # Headers that belong to one connection, that each side here sets by itself, or that are private.
 OWN_HEADERS = frozenset({
     "connection", "keep-alive", "transfer-encoding", "content-length", "upgrade", "te", "trailer", "expect", "host",
@@ -7371,7 +7373,7 @@ class Call:
     writing: float | None = None  # since when the client has been given something that it has not taken
     task: asyncio.Task[Any] | None = None
     cancelled_for: tuple[str, str, str | None] | None = None  # how it ends: status, cause and code
-    captured: bytearray | None = None  # the answer, where that is wanted
+    captured: Capture | None = None  # where that is wanted
 
     def admitted(self, instance: Instance) -> None:
         """The model is in memory; the time until now was spent waiting, and with the load of that process."""
@@ -7393,7 +7395,7 @@ class Call:
         if len(self.head) < KEPT_HEAD:
             self.head += block[:KEPT_HEAD]
         if self.captured is not None:
-            self.captured += block[:MAX_CAPTURED - len(self.captured)]
+            self.captured.answer += block[:MAX_CAPTURED - len(self.captured.answer)]
         self.tail += block
         if len(self.tail) > 2 * KEPT_TAIL:
             del self.tail[:-KEPT_TAIL]
@@ -7530,6 +7532,8 @@ class Requests:
         """A request is over; how is noted in it."""
         del self.active[call.id]
         call.end("ok")
+        if call.captured:
+            self.dash.spawn(self.dash.captures.save(call, call.captured), "capture")
         if call.admitted_at is not None and call.unit:
             self.took_part(call, call.unit, call.admitted_at)
         row = {**call.row(), "parameters": call.parameters}
@@ -7914,20 +7918,24 @@ class ModelRequest:
     body: Body | None
 
     async def ask(self, stack: contextlib.AsyncExitStack) -> aiohttp.ClientResponse:
-        """The answer, once its headers are there. Where the process dies before that, it is asked once more."""
+        """The answer, once its headers are there."""
+        kept = None
+        if self.body is not None and self.call.model in self.dash.captures.wanted():
+            kept = self.call.captured = Capture(self.body, http_head(f"{self.method} {self.path}", self.headers))
+        answer = await (self.dash.upstreams.ask(self, stack) if "/" in self.call.model else self.ask_here(stack))
+        if kept:
+            kept.head += http_head(f"\n\nHTTP {answer.status} {answer.reason}", answer.headers.items())
+        return answer
+
+    async def ask_here(self, stack: contextlib.AsyncExitStack) -> aiohttp.ClientResponse:
+        """The answer of a process of ours. Where that dies before its headers are there, it is asked once more."""
         pool, model = self.dash.pool, self.call.model
-        if "/" in model:
-            return await self.dash.upstreams.ask(self, stack)
         if self.method in LOOKS:  # who only looks at a model neither loads it nor keeps it awake
             instance = pool.loaded_instance(model)
             if instance is None:
                 raise GatewayError(400, f"{model} is not loaded, and this request does not load it.")
             return await self.ask_instance(instance, stack)
         pool.ready_build(model)
-        if self.body is not None and model in self.dash.captures.wanted():
-            self.call.captured = bytearray()
-            template = ModelRequest(self.dash, self.call, "POST", "/apply-template", JSON_BODY, self.body)
-            stack.callback(lambda: self.dash.spawn(self.dash.captures.save(self.call, template), "capture"))
         stack.callback(pool.release, self.call)
         instance = await pool.admission(self.call)
         try:
@@ -7968,22 +7976,38 @@ async def sent(session: aiohttp.ClientSession, method: str, url: str, headers: l
     return response
 
 
+def http_head(first: str, headers: Iterable[tuple[str, str]]) -> str:
+    """The first line of a request or an answer and its headers, without what lets anybody in."""
+    first = re.sub(rf"(?i)([?&][^=&]*(?:{PRIVATE_WORDS})[^=&]*=)[^&]*", r"\1…", first)
+    return "\n".join([first, *(f"{name}: {'…' if re.search(PRIVATE_WORDS, name.lower()) else value}"
+                               for name, value in headers)])
+
+
 def chat_messages(sent: Json) -> list[Json]:
-    """The messages of a request of Anthropic's API as chat completions have them; ValueError for others.
+    """The messages of a request of Anthropic's or the Responses API as chat completions have them, or ValueError.
 
     With tools, or with more than text, the engine's prompt is not that of these messages alone.
     """
-    turns = sent["messages"]
-    if system := sent.get("system"):
+    turns: Any = sent["input"] if "input" in sent else sent["messages"]
+    turns = [{"role": "user", "content": turns}] if isinstance(turns, str) else turns
+    if system := sent.get("system", sent.get("instructions")):
         turns = [{"role": "system", "content": system}, *turns]
     if sent.get("tools"):
         raise ValueError("with tools")
     for turn in turns:
         parts = [] if isinstance(turn["content"], str) else turn["content"]
-        if any(part.get("type") != "text" for part in parts):
+        if any(part.get("type") not in ("text", "input_text", "output_text") for part in parts):
             raise ValueError("more than text")
     return [{"role": turn["role"], "content": turn["content"] if isinstance(turn["content"], str) else [
         {"type": "text", "text": part["text"]} for part in turn["content"]]} for turn in turns]
+
+
+@dataclass(repr=False)
+class Capture:
+    """What is kept of a request that somebody wants to see."""
+    sent: Body
+    head: str  # HTTP's lines of the request, then of the answer
+    answer: bytearray = field(default_factory=bytearray)
 
 
 class Captures:
@@ -8003,12 +8027,11 @@ class Captures:
         await self.dash.broadcast("captures:updated", {"captures": self.wanted()})
         return {"captures": self.wanted()}
 
-    async def save(self, call: Call, template: ModelRequest) -> None:
+    async def save(self, call: Call, kept: Capture) -> None:
         """Save what was captured, with the prompt that the engine makes of the messages, where it tells."""
-        prompt, body = None, template.body
-        instance = self.dash.pool.loaded_instance(call.model)
-        assert body is not None
-        other = is_anthropic(call.endpoint)
+        prompt, body, instance = None, kept.sent, self.dash.pool.loaded_instance(call.model)
+        template = ModelRequest(self.dash, call, "POST", "/apply-template", JSON_BODY, body)
+        other = is_anthropic(call.endpoint) or call.endpoint.endswith("/responses")
         if instance and (other or "messages" in body.fields) and body.size <= MAX_CAPTURED:
             with contextlib.suppress(DashError, aiohttp.ClientError, asyncio.TimeoutError, OSError, *MALFORMED):
                 if other:
@@ -8016,9 +8039,10 @@ class Captures:
                     template.body = scanned_json(bytearray(json.dumps({"messages": messages}).encode()))
                 prompt = await asyncio.wait_for(self.prompt(instance, template), GONE_TIME)
         row = {name: getattr(call, name) for name in ("id", "timestamp", "model", "client", "endpoint", "status")}
+        head = f"{kept.head}\n\n{call.error}" if call.error else kept.head
         texts = {name: text[:MAX_CAPTURED].decode("utf-8", "replace")
-                 for name, text in (("request", body.data), ("answer", call.captured or b""))}
-        await self.dash.chore("capture", self.dash.db.add_capture, {**row, **texts, "prompt": prompt})
+                 for name, text in (("request", body.data), ("answer", kept.answer))}
+        await self.dash.chore("capture", self.dash.db.add_capture, {**row, **texts, "prompt": prompt, "head": head})
 
     async def prompt(self, instance: Instance, template: ModelRequest) -> str:
         """What the engine's template makes of a request's messages."""
@@ -8653,13 +8677,14 @@ async def queue_get(dash: Dash) -> Json:
 
 
 @on("captures:start", error="START_CAPTURE_FAILED")
-async def captures_start(dash: Dash, *, id: ModelId, hours: Annotated[int, Range(1, 72)] = 1) -> Json:
+async def captures_start(dash: Dash, *, id: CapturedId, hours: Annotated[int, Range(1, 72)] = 1) -> Json:
     """Keep what clients send to a model and get from it, for some hours."""
-    return await dash.captures.change(dash.db.get_model(id)["id"], now_ms() + hours * 3_600_000)
+    model = id if dash.upstreams.find(id) else dash.db.get_model(id)["id"]
+    return await dash.captures.change(model, now_ms() + hours * 3_600_000)
 
 
 @on("captures:stop", error="STOP_CAPTURE_FAILED")
-async def captures_stop(dash: Dash, *, id: ModelId) -> Json:
+async def captures_stop(dash: Dash, *, id: CapturedId) -> Json:
     """Capture no further requests of a model; what was captured stays."""
     return await dash.captures.change(id, 0)
 
@@ -8672,7 +8697,8 @@ async def captures_list(dash: Dash, *, model: str | None = None, before: Timesta
 
 
 @on("captures:get", error="GET_CAPTURE_FAILED", cost=5)
-async def captures_get(dash: Dash, *, id: Timestamp, part: Literal["request", "answer", "prompt"]) -> Json:
+async def captures_get(dash: Dash, *, id: Timestamp, part: Literal["request", "answer", "prompt", "head"],
+                       ) -> Json:
     """One text of a capture."""
     rows = await asyncio.to_thread(dash.db.read, f"SELECT {part} FROM captures WHERE id = ?", (id,))
     if not rows:

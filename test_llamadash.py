@@ -8427,32 +8427,81 @@ async def test_a_capture_has_what_was_sent_and_got_and_is_in_no_backup(
 
 @pytest.mark.parametrize("sent", [
     {"system": "be brief", "messages": [{"role": "user", "content": [{"type": "text", "text": "hello"}]}]},
-    {"system": [{"type": "text", "text": "be brief"}], "messages": [{"role": "user", "content": "hello"}]}])
+    {"system": [{"type": "text", "text": "be brief"}], "messages": [{"role": "user", "content": "hello"}]},
+    {"instructions": "be brief", "input": "hello"},
+    {"instructions": "be brief", "input": [{"role": "user", "content": [{"type": "input_text", "text": "hello"}]}]}])
 def test_messages_of_another_interface_become_those_of_a_chat(sent: Json) -> None:
     """System text first, whatever it is called; with tools or more than text it is not known what the engine makes."""
     told = [[turn["role"], turn["content"] if isinstance(turn["content"], str) else turn["content"][0]["text"]]
             for turn in llamadash.chat_messages(sent)]
     assert told == [["system", "be brief"], ["user", "hello"]]
-    for more in ({"tools": [{}]}, {"messages": [{"role": "user", "content": [{"type": "image"}]}]}):
+    turns = [{"role": "user", "content": [{"type": "image"}]}]
+    for more in ({"tools": [{}]}, {"input" if "input" in sent else "messages": turns}):
         with pytest.raises(ValueError, match=r"tools|text"):
             llamadash.chat_messages({**sent, **more})
 
 
+async def capture_of(api: Api, path: str) -> dict[str, str | None]:
+    """All texts of the newest capture of a path, once it is there."""
+    async def captured() -> Json | None:
+        rows = (await api.board.request("captures:list"))["captures"]
+        return next((row for row in rows if row["endpoint"] == path), None)
+    row = await eventually(captured, "a capture")
+    return {part: (await api.board.request("captures:get", id=row["id"], part=part))["text"]
+            for part in ("request", "answer", "prompt", "head")}
+
+
 @run_async
-async def test_a_capture_has_the_prompt_of_anthropic_messages(tiny_server: Server) -> None:
-    """What the engine made of the messages is there for the other interface as well."""
-    path, text = "/v1/messages", {"messages": [{"role": "user", "content": "canary in the mine"}]}
+@pytest.mark.parametrize(("path", "texts"), [
+    ("/v1/messages", {"max_tokens": 2, "messages": [{"role": "user", "content": "canary in the mine"}]}),
+    ("/v1/responses", {"max_output_tokens": 2, "instructions": "be a bird", "input": "canary in the mine"}),
+    ("/v1/responses", {"max_output_tokens": 2, "instructions": "be a bird", "input": [
+        {"role": "user", "content": [{"type": "input_text", "text": "canary in the mine"}]}]})])
+async def test_a_capture_has_the_prompt_of_other_interfaces(tiny_server: Server, path: str, texts: Json) -> None:
+    """What the engine made of the messages is there, and it is as long as the engine says."""
     async with api_of(tiny_server, "one") as api:
         await api.board.request("captures:start", id="one", hours=1)
-        status, answer = await api.post(path, {"model": "one", "max_tokens": 2, **text})
+        status, answer = await api.post(path, {"model": "one", **texts})
         assert status == 200, answer
+        prompt = (await capture_of(api, path))["prompt"]
+        assert prompt and "canary in the mine" in prompt and ("be a bird" in prompt) == ("instructions" in texts)
+        status, counted = await api.post("/tokenize", {"model": "one", "content": prompt, "parse_special": True,
+                                                       "add_special": True})
+        assert status == 200 and len(counted["tokens"]) == pytest.approx(answer["usage"]["input_tokens"], abs=1)
 
-        async def captured() -> Json | None:
-            rows = (await api.board.request("captures:list"))["captures"]
-            return next((row for row in rows if row["endpoint"] == path), None)
-        row = await eventually(captured, "a capture")
-        prompt = await api.board.request("captures:get", id=row["id"], part="prompt")
-        assert "canary in the mine" in prompt["text"]
+
+@run_async
+async def test_a_capture_has_what_http_said(start: Callable[..., Server], fake: FakeEngine) -> None:
+    """Method, path, headers and status, without what lets anybody in; also of what could not be answered."""
+    async with api_of(start(program=fake.program), "one") as api:
+        await api.board.request("captures:start", id="one", hours=1)
+        status, _ = await api.post("/v1/completions?api_key=canary1&n=2", {
+            "fake": {"bytes": "{}", "headers": {"X-Odd": "yes"}}}, **{
+            "Authorization": "Bearer canary2", "X-Goog-Api-Key": "canary3", "X-Custom": "1"})
+        head = (await capture_of(api, "/v1/completions"))["head"] or ""
+        assert status == 200 and "canary" not in head
+        sent, got = head.split("\n\n")
+        assert sent.startswith("POST /v1/completions?api_key=…&n=2\n") and "\nX-Custom: 1" in sent
+        assert "X-Goog-Api-Key: …" in sent
+        assert got.startswith("HTTP 200 OK\n") and "\nX-Odd: yes" in got
+        await api.board.request("models:unload", id="one")
+        fake.say("broken")
+        assert (await api.post("/v1/chat/completions"))[0] == 503
+        failed = await capture_of(api, "/v1/chat/completions")
+        assert "could not be loaded" in (failed["head"] or "") and failed["request"] and failed["answer"] == ""
+
+
+@run_async
+async def test_what_an_upstream_is_sent_can_be_captured(start: Callable[..., Server], fake: FakeEngine) -> None:
+    """The request and the answer, of a model of a server elsewhere; nobody knows its prompt."""
+    async with (api_of(start(program=fake.program), "one") as near,
+                api_of(start("--upstream", f"near={near.url}")) as api):
+        await api.board.request("captures:start", id="near/one", hours=1)
+        assert (await api.board.refused("captures:start", id="nowhere/one"))["code"] == "NOT_FOUND"
+        assert (await api.post(data={"model": "near/one"}))[0] == 200
+        texts = await capture_of(api, "/v1/chat/completions")
+        assert "near/one" in (texts["request"] or "") and "choices" in (texts["answer"] or "")
+        assert texts["prompt"] is None and "HTTP 200 OK" in (texts["head"] or "")
 
 
 def test_the_oldest_captures_leave_no_trace(fresh_db: llamadash.Database, monkeypatch: pytest.MonkeyPatch) -> None:

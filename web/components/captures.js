@@ -10,7 +10,7 @@ import { toast } from "./toast.js";
 
 const HOURS = [1, 4, 12, 24, 72];
 /** @type {[part: string, label: string][]} */
-const PARTS = [["request", "Request"], ["answer", "Answer"], ["prompt", "Prompt"]];
+const PARTS = [["request", "Request"], ["answer", "Answer"], ["prompt", "Prompt"], ["head", "Headers"]];
 
 /** The models that are captured, until when. @param {Json} state @returns {[id: string, until: number][]} */
 const captured = (state) => Object.entries(state.get("info")?.features?.captures ?? {})
@@ -101,8 +101,13 @@ export class Captures extends Component {
     if (id) await ask(this.props.state, "captures:start", { id, hours: Number(hours) });
   }
 
+  /** The models of this machine, then those of upstreams. @returns {Json[]} */
   models() {
-    return (this.props.state.get("models") ?? []).filter((/** @type {Json} */ { missing }) => !missing);
+    const { state } = this.props;
+    const own = /** @type {Json[]} */ (state.get("models") ?? []).filter(({ missing }) => !missing);
+    const upstreams = /** @type {Json[]} */ (state.get("engine")?.upstreams ?? []);
+    return [...own, ...upstreams.flatMap(({ models = [] }) => models.map((/** @type {Json} */ { id }) => (
+      { id, name: id })))];
   }
 
   render() {
