@@ -3093,6 +3093,8 @@ class Placement:
             used[at] = max(0, used[at] + besides)
         if not count:
             used[self.host] += compute
+        if not self.drafts:  # of which this is part
+            used[self.host] += sum([used[at] for at, device in enumerate(self.devices) if device.get("unified")])
         return used, left if gpus and number_of(self.parameters, "n-gpu-layers", -1) < 0 else 0
 
     def fits(self, context: int, *, whole: bool = False) -> bool:
@@ -3110,8 +3112,9 @@ class Placement:
 def estimate_memory(model: Json, parameters: Json, devices: list[Json], header: GGUFHeader | None = None) -> Json:
     """What a model will need in memory, before it is loaded, in bytes.
 
-    `devices`: [{name, kind: gpu | cpu, free, total}], main memory among them. `used` of each has what a process takes
-    beside the parts, `spills` is what goes to main memory only because the GPUs are full.
+    `devices`: [{name, kind: gpu | cpu, free, total, unified?}], main memory among them, of which is also used what GPUs
+    use that have none of their own. `used` of each has what a process takes beside the parts, `spills` is what goes to
+    main memory only because the GPUs are full.
     """
     placement = Placement(model, parameters, devices, header or GGUFHeader())
     full = rounded_up(min(model["context_length"] or FIT_MIN_CONTEXT, LARGEST_CONTEXT)) * placement.streams
@@ -3743,18 +3746,22 @@ class Sampler:
         return (False, close, named) if close or total is None or gpu.get("unified") else ()
 
     def memories(self, engine_devices: list[Json]) -> list[Json]:
-        """The memories that models can be in, [{name, kind, total, free}]: the engine's devices, then main memory."""
+        """The memories that models can be in, [{name, kind, total, free}]: the engine's devices, then main memory.
+
+        What a device that is `unified` has is main memory.
+        """
         (main_total, main_free), memories = main_memory(), []
         for device, id in self.readings(engine_devices):
             gpu, total, free = self.gpus.get(id or ""), device["total"], device["free"]
+            unified = bool(gpu and (gpu.get("unified") or (gpu["memory_total"] is None and total > 0.9 * main_total)))
             if gpu and gpu["vendor"] == "apple":  # models may have a part of the machine's memory
                 free = min(total, main_free)
-            elif gpu and (gpu["memory_total"] is None or gpu.get("unified")):  # it has none of its own
+            elif gpu and unified:
                 total = max(total, gpu["memory_total"] or 0)
                 free = min(total - (gpu["memory_used"] or 0), main_free)
             elif gpu and gpu["memory_used"] is not None:
                 total, free = gpu["memory_total"], gpu["memory_total"] - gpu["memory_used"]
-            memories.append({"name": device["name"], "kind": "gpu", "total": total, "free": free})
+            memories.append({"name": device["name"], "kind": "gpu", "total": total, "free": free, "unified": unified})
         return [*memories, {"name": "Main memory", "kind": "cpu", "total": main_total, "free": main_free}]
 
     async def gpu_memory_of(self, pid: int, devices: Sequence[Json]) -> dict[str, int]:
@@ -6810,6 +6817,14 @@ class Memory:
         names = {item["name"] for item in build.devices} if build else set()
         return [item for item in self.devices() if item["kind"] == "cpu" or item["name"] in names]
 
+    def others(self) -> dict[str, int]:
+        """Bytes of each memory that others use; of main memory not more by way of a GPU that has none of its own."""
+        ours, memories = self.taken(), self.dash.sampler.memories(self.dash.builds.devices)
+        ours["Main memory"] += sum([ours[item["name"]] for item in memories if item.get("unified")])
+        used = {item["name"]: max(0, item["total"] - item["free"] - ours[item["name"]]) for item in memories}
+        return used | {item["name"]: min(used[item["name"]], used["Main memory"])
+                       for item in memories if item.get("unified")}
+
     async def read(self) -> None:
         """Look at the memories, if that was not just done. What others use is learnt while no load is under way."""
         if time.monotonic() - self.read_at < 2:
@@ -6818,9 +6833,7 @@ class Memory:
         await self.dash.sampler.read_gpus(fresh=True)
         moving = any(unit.status in ("loading", "stopping") for unit in self.pool.residency.units.values())
         if not moving or not self.outside:
-            ours = self.taken()
-            self.outside = {item["name"]: max(0, item["total"] - item["free"] - ours[item["name"]])
-                            for item in self.dash.sampler.memories(self.dash.builds.devices)}
+            self.outside = self.others()
         self.pool.residency.rooms = {item["name"]: item["free"] for item in self.devices()}
         self.pool.do(self.pool.residency.settle(time.monotonic()))
 
@@ -8339,7 +8352,8 @@ class Gateway:
         await self.dash.requests.publish()
         engine = self.snapshot()
         compared = {**engine, "uptime": None, "devices": [
-            {key: item[key] for key in ("name", "budget", "held")} for item in engine["devices"]]}
+            {**{key: item[key] for key in ("name", "budget", "held")}, "free": item["free"] >> 28}
+            for item in engine["devices"]]}
         if compared != self.published:
             self.published = compared
             await self.dash.broadcast("engine:status", {"engine": engine})

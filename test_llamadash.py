@@ -3436,6 +3436,36 @@ def test_what_fitting_leaves_free_and_how_far_it_goes() -> None:
     assert layers == sorted(layers, reverse=True) and layers[0] > layers[2] + GB
 
 
+def test_memory_that_a_gpu_shares_counts_once() -> None:
+    """What a GPU without memory of its own takes is main memory: both together have to fit there."""
+    shared = [{**GPU, "name": "CUDA0", "free": 12 * GB, "total": 16 * GB, "unified": True},
+              {**CPU, "free": 12 * GB, "total": 16 * GB}]
+    own = [{**shared[0], "unified": False}, shared[1]]
+    asked = {"ctx-size": 4096, "n-gpu-layers": 16}
+    found = {at: llamadash.estimate_memory(ROW, asked, devices) for at, devices in enumerate((shared, own))}
+    (gpu, main), (_, beside) = ([item["used"] for item in found[at]["devices"]] for at in (0, 1))
+    assert main == beside + gpu and found[0]["total"] == found[1]["total"]
+    for size, fits in ((8, (True, True)), (20, (False, True))):
+        row = {**ROW, "file_size": size * GB}
+        assert tuple(llamadash.estimate_memory(row, asked, devices)["fits"] for devices in (shared, own)) == fits
+    plan = llamadash.placement_plans(ROW, asked, shared, None)[0][0]
+    assert plan.need == {"CUDA0": gpu, "Main memory": main}
+
+
+@run_async
+async def test_others_are_not_the_models_of_a_gpu_without_memory_of_its_own(dash: StubDash) -> None:
+    """What they take of it is not what other programs take of main memory; and those do not count for both."""
+    dash.sampler.gpus = {"apu": {"name": "Strix", "vendor": "amd", "memory_total": 10**13, "memory_used": 40 * GB,
+                                 "address": "", "unified": True}}
+    with_devices(dash, 10**13 // MIB)
+    before = dash.pool.memory.others()
+    assert before["G0"] <= before["Main memory"]
+    instance = dash.pool.instances["a"] = an_instance(dash)
+    instance.taken = {"G0": before["Main memory"] // 2}
+    after = dash.pool.memory.others()
+    assert abs(after["Main memory"] - (before["Main memory"] - instance.taken["G0"])) < GB
+
+
 def test_layers_that_guess_have_a_cache_where_they_are_used() -> None:
     """With multi-token prediction they run in a context of their own."""
     header = header_of("glm4moe", nextn_predict_layers=1)

@@ -35,9 +35,22 @@ test("a remedy is saved, and the model is loaded again", async () => {
 });
 
 test("whether a model fits is said in words where it is chosen", () => {
-  const devices = [{ kind: "gpu", budget: 8 * 2 ** 30 }, { kind: "cpu", budget: 8 * 2 ** 30 }];
-  const words = (size) => fitWords(needOf({ file_size: size * 2 ** 30 }), devices);
-  assert.deepEqual([4, 10, 40].map(words), ["Fits on the GPU", "3.1 GiB spill, slow", "Too large"]);
+  const memory = (kind, budget, free, held, unified) =>
+    ({ kind, budget: budget * 2 ** 30, free: free * 2 ** 30, held: held * 2 ** 30, unified });
+  const devices = [memory("gpu", 8, 8, 0), memory("cpu", 8, 8, 0)];
+  const words = (size, some = devices) => fitWords(needOf({ file_size: size * 2 ** 30 }), some);
+  assert.deepEqual([4, 10, 40].map((size) => words(size)), ["Fits on the GPU", "3.1 GiB spill, slow", "Too large"]);
   assert.equal(fitWords(needOf({ memory_correction: { taken: 2 ** 30 } }), devices), "Fits on the GPU");
   assert.equal(fitWords(needOf({}), devices), "");
+  const busy = [memory("gpu", 8, 8, 5), memory("cpu", 8, 6, 1)];
+  assert.deepEqual([2, 4, 10, 40].map((size) => words(size, busy)), [
+    "Fits on the GPU", "Fits on the GPU once memory is freed", "3.1 GiB spill, slow once memory is freed", "Too large"]);
+  assert.equal(words(6, [memory("cpu", 8, 3, 0)]), "Fits once memory is freed");
+});
+
+test("the memory of a unified GPU is main memory, and counts once", () => {
+  const devices = [["gpu", true], ["cpu", false]].map(([kind, unified]) =>
+    ({ kind, unified, budget: 96 * 2 ** 30, free: 90 * 2 ** 30, held: 0 }));
+  const words = (size) => fitWords(needOf({ file_size: size * 2 ** 30 }), devices);
+  assert.deepEqual([60, 88, 120].map(words), ["Fits on the GPU", "Fits on the GPU once memory is freed", "Too large"]);
 });

@@ -5,7 +5,7 @@ import { bytes } from "../core/format.js";
 const BASE = 0.6 * 2 ** 30;
 const SHARE = 1.05;
 
-/** @typedef {{kind: string, budget: number}} Device as the engine lists them */
+/** @typedef {{kind: string, budget: number, free: number, held: number, unified?: boolean}} Device of the engine */
 
 /** About what a file of `size` bytes takes in memory. @param {number} size */
 export const memoryFor = (size) => size * SHARE + BASE;
@@ -15,22 +15,31 @@ export const needOf = ({ memory_correction: last, file_size: size }) => (
   last?.taken || (size ? memoryFor(size) : null));
 
 /**
- * Where something of `need` bytes would be in memory, and how much of it spills from the GPUs into main memory.
+ * Where something of `need` bytes would be in memory if nothing else was there, how much of it spills from the GPUs
+ * into main memory, and whether there is room `now`, beside the models that are loaded and what other programs use.
  * @param {number | null | undefined} need @param {Device[] | null | undefined} devices
- * @returns {{fit: "gpu" | "memory" | "spills" | "none" | "unknown", spills: number}}
+ * @returns {{fit: "gpu" | "memory" | "spills" | "none" | "unknown", spills: number, now: boolean}}
  */
 export function fitOf(need, devices) {
-  const room = (/** @type {string} */ kind) => (devices ?? []).filter((device) => device.kind === kind)
-    .reduce((sum, { budget }) => sum + budget, 0);
-  const [gpu, main] = [room("gpu"), room("cpu")];
-  if (!need || !gpu && !main) return { fit: "unknown", spills: 0 };
-  if (gpu && need <= gpu) return { fit: "gpu", spills: 0 };
-  if (need > gpu + main) return { fit: "none", spills: 0 };
-  return gpu ? { fit: "spills", spills: need - gpu } : { fit: "memory", spills: 0 };
+  const [gpu, all] = rooms(devices ?? [], ({ budget }) => budget);
+  const [gpuNow, allNow] = rooms(devices ?? [], ({ free, held }) => Math.max(0, free - held));
+  if (!need || !all) return { fit: "unknown", spills: 0, now: true };
+  if (need <= gpu) return { fit: "gpu", spills: 0, now: need <= gpuNow };
+  if (need > all) return { fit: "none", spills: 0, now: false };
+  return { fit: gpu ? "spills" : "memory", spills: gpu && need - gpu, now: need <= allNow };
 }
 
 /**
- * Whether a model fits, in one of three answers; nothing where that is not known, or, when `quiet`, where it does.
+ * What the GPUs have, and all memories: that of a unified GPU is main memory, and counts once.
+ * @param {Device[]} devices @param {(device: Device) => number} amount @returns {[number, number]} bytes
+ */
+function rooms(devices, amount) {
+  const sum = (/** @type {Device[]} */ some) => some.reduce((total, device) => total + amount(device), 0);
+  return [sum(devices.filter(({ kind }) => kind === "gpu")), sum(devices.filter(({ unified }) => !unified))];
+}
+
+/**
+ * Whether a model fits, in one of three answers; nothing where that is not known, or, when `quiet`, where it can.
  * @param {number | null | undefined} need bytes @param {Device[] | null | undefined} devices
  * @param {{quiet?: boolean, suffix?: string}} [options]
  */
@@ -47,7 +56,8 @@ export function fitBadge(need, devices, { quiet = false, suffix = "" } = {}) {
  * @param {number | null | undefined} need bytes @param {Device[] | null | undefined} devices
  */
 export function fitWords(need, devices) {
-  const { fit, spills } = fitOf(need, devices);
+  const { fit, spills, now } = fitOf(need, devices);
   const words = { unknown: "", gpu: "Fits on the GPU", memory: "Fits", none: "Too large", spills: "" }[fit];
-  return fit === "spills" ? `${bytes(spills)} spill, slow` : words;
+  const later = now || fit === "none" ? "" : " once memory is freed";
+  return (fit === "spills" ? `${bytes(spills)} spill, slow` : words) + later;
 }

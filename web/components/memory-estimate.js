@@ -92,7 +92,7 @@ export class MemoryEstimate extends Component {
   /** @param {Record<string, any>} estimate */
   full(estimate) {
     const devices = /** @type {Array<Record<string, any>>} */ (estimate.devices ?? []);
-    const capacity = devices.reduce((sum, device) => sum + (device.total ?? 0), 0);
+    const capacity = devices.reduce((sum, { total, unified }) => sum + (unified ? 0 : total ?? 0), 0);
     const scale = Math.max(capacity, estimate.total ?? 0) || 1;
     const parts = PARTS.filter(([key]) => estimate[key] > 0);
     const last = estimate.last ?? {};
@@ -129,17 +129,26 @@ export class MemoryEstimate extends Component {
     const [kind, words] = !fits ? ["danger", "Does not fit"] : spills > 0
       ? ["warning", `${gpu ? `${bytes(spills)} spill` : "Spills"} into main memory (slow)`]
       : ["success", gpu ? "Fits on the GPU" : "Fits"];
-    return h("span", { className: `badge badge-${kind}`, role: "status" }, words);
+    const later = fits && devices.some((/** @type {any} */ device) => device.used > device.free - this.held(device));
+    const when = later ? " once memory is freed" : "";
+    return h("span", { className: `badge badge-${kind}`, role: "status" }, words + when);
+  }
+
+  /** What the models in memory hold, where this one would come beside them. @param {Record<string, any>} device */
+  held({ held }) {
+    return this.props.loaded ? 0 : held ?? 0;
   }
 
   /** @param {Record<string, any>} device */
   device(device) {
-    const used = device.used ?? 0;
+    const [used, held] = [device.used ?? 0, this.held(device)];
     const over = device.free !== null && device.free !== undefined && used > device.free;
+    const now = over || used <= device.free - held;
     return h("li", { key: device.name, className: "estimate-device" },
       h("span", { className: "estimate-device-name" }, device.name ?? device.kind),
-      h("span", { className: over ? "text-danger" : "muted" },
-        `takes ${bytes(used)}${over ? ", more than" : " of"} ${bytes(device.free)} free`));
+      h("span", { className: over ? "text-danger" : "muted" }, now
+        ? `takes ${bytes(used)}${over ? ", more than" : " of"} ${bytes(over ? device.free : device.free - held)} free`
+        : `takes ${bytes(used)} of ${bytes(device.free)}, of which models in memory hold ${bytes(held)}`));
   }
 }
 
