@@ -2363,10 +2363,15 @@ def percentiles(counts: int) -> list[float] | None:
             for part in (0.5, 0.95)] if counts else None
 
 
+def flat_metrics(metrics: Json) -> Json:
+    """The values of one sample by name, those of llamadash and its engine among those of the machine."""
+    return {**metrics, **{f"process_{name}": value for name, value in (metrics.get("process") or {}).items()},
+            **(metrics.get("engine") or {}), "load_average": (metrics.get("load_average") or [None])[0]}
+
+
 def series_of(metrics: Json) -> dict[str, float]:
     """The values of one sample that have history, by series name."""
-    flat = {**metrics, **{f"process_{name}": value for name, value in (metrics.get("process") or {}).items()},
-            **(metrics.get("engine") or {}), "load_average": (metrics.get("load_average") or [None])[0]}
+    flat = flat_metrics(metrics)
     for gpu in metrics.get("gpus") or []:
         flat.update({f"gpu{gpu.get('index')}_{name}": gpu.get(name) for name in GPU_SERIES})
     return {name: flat[name] for name in SERIES if flat.get(name) is not None and math.isfinite(flat[name])}
@@ -12004,9 +12009,14 @@ class ListenerLog(logging.LoggerAdapter):  # type: ignore[type-arg]  # which tak
 
 # How a sample's values are called there, and those of each GPU; a ratio is a percentage here.
 PROMETHEUS_MACHINE = {
-    "cpu_usage": "cpu_usage_ratio", "memory_used": "memory_used_bytes", "memory_total": "memory_size_bytes",
-    "disk_used": "disk_used_bytes", "disk_total": "disk_size_bytes", "requests_processing": "requests_running",
-    "requests_deferred": "requests_waiting", "active_models": "models_loaded"}
+    "cpu_usage": "cpu_usage_ratio", "load_average": "load1", "memory_used": "memory_used_bytes",
+    "memory_total": "memory_size_bytes", "swap_usage": "swap_usage_ratio", "uptime": "uptime_seconds",
+    "network_received": "network_received_bytes_per_second", "network_sent": "network_sent_bytes_per_second",
+    "requests_processing": "requests_running", "requests_deferred": "requests_waiting",
+    "active_models": "models_loaded", "prompt_tokens_per_second": "prompt_tokens_per_second",
+    "generated_tokens_per_second": "generated_tokens_per_second", "process_cpu": "process_cpu_ratio",
+    "process_memory": "process_memory_bytes"}
+PROMETHEUS_DISK = {"used": "disk_used_bytes", "total": "disk_size_bytes"}
 PROMETHEUS_GPU = {
     "utilization": "gpu_utilization_ratio", "memory_used": "gpu_memory_used_bytes", "power": "gpu_power_watts",
     "memory_total": "gpu_memory_size_bytes", "temperature": "gpu_temperature_celsius",
@@ -12015,11 +12025,16 @@ PROMETHEUS_GPU = {
 
 def prometheus_text(metrics: Json, totals: Mapping[tuple[str, str, str], int]) -> str:
     """A sample, and what was counted since the start, in Prometheus's format; what is unknown is left out."""
-    flat, last, lines = {**metrics, **(metrics.get("engine") or {})}, "", list[str]()
+    samples: list[tuple[str, Json, Any]]
+    last, lines = "", list[str]()
+    gpus = [({"gpu": gpu["index"], "name": gpu["name"]}, gpu) for gpu in metrics.get("gpus") or ()]
     samples = [
-        *((name, {}, flat.get(key)) for key, name in PROMETHEUS_MACHINE.items()),
-        *((name, {"gpu": gpu["index"], "name": gpu["name"]}, gpu.get(key))
-          for key, name in PROMETHEUS_GPU.items() for gpu in metrics.get("gpus") or []),
+        *((name, labels, values.get(key)) for table, places in (
+            (PROMETHEUS_MACHINE, [(Json(), flat_metrics(metrics))]),
+            (PROMETHEUS_DISK, [({"path": disk["path"]}, disk) for disk in metrics.get("disks") or ()]),
+            (PROMETHEUS_GPU, gpus)) for key, name in table.items() for labels, values in places),
+        *(("gpu_throttled", {**labels, "reason": word}, int(word in gpu["throttled"]))
+          for labels, gpu in gpus if gpu.get("throttled") is not None for word in THROTTLING),
         *((name, {"model": model, "kind": kind}, count) for (name, model, kind), count in sorted(totals.items()))]
     for name, labels, value in (sample for sample in samples if sample[2] is not None):
         if name != last:

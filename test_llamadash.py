@@ -13769,11 +13769,23 @@ async def test_behind_an_nginx_of_others(proxied: Callable[..., tuple[Proxy, Ser
 
 def test_what_prometheus_is_told() -> None:
     """Each metric once, with help and type, labels escaped; what is unknown or no number is left out."""
-    gpu = {"index": 0, "name": 'A "quick\\"\nGPU', "utilization": 50.0, "memory_used": None, "energy": 12.5}
+    gpu = {"index": 0, "name": 'A "quick\\"\nGPU', "utilization": 50.0, "memory_used": None, "energy": 12.5,
+           "throttled": ["heat"]}
+    disks = [{"path": "/", "used": 5, "total": 9}, {"path": "/models", "used": None, "total": 8}]
     text = llamadash.prometheus_text(
-        {"cpu_usage": 12.5, "memory_total": 2**40, "disk_used": None, "engine": {"active_models": 2}, "gpus": [gpu]},
+        {"cpu_usage": 12.5, "memory_total": 2**40, "gpus": [gpu, {"index": 1, "name": "B", "throttled": None}],
+         "disks": disks, "swap_usage": 1.0, "load_average": [1.5, 1, 1], "network_received": 3.0, "network_sent": None,
+         "uptime": 7, "process": {"cpu": 50.0, "memory": 4096, "lag": 1.0},
+         "engine": {"active_models": 2, "generated_tokens_per_second": 2.5}},
         {("requests_total", "a", "ok"): 3, ("tokens_total", "a", "prompt"): 10**9})
-    assert 'llamadash_cpu_usage_ratio 0.125\n' in text and "disk_used" not in text and text.endswith("\n")
+    assert 'llamadash_cpu_usage_ratio 0.125\n' in text and "network_sent" not in text and text.endswith("\n")
+    for line in ("swap_usage_ratio 0.01", "load1 1.5", "network_received_bytes_per_second 3.0", "uptime_seconds 7",
+                 "process_cpu_ratio 0.5", "process_memory_bytes 4096", "generated_tokens_per_second 2.5",
+                 'disk_used_bytes{path="/"} 5', 'disk_size_bytes{path="/models"} 8'):
+        assert f"\nllamadash_{line}\n" in text, line
+    assert 'disk_used_bytes{path="/models"' not in text and 'gpu_throttled{gpu="1"' not in text
+    assert re.findall(r'llamadash_gpu_throttled{gpu="0",.*,reason="(\w+)"} (\d)', text) == [
+        ("power", "0"), ("heat", "1"), ("hardware", "0")]
     assert 'llamadash_gpu_utilization_ratio{gpu="0",name="A \\"quick\\\\\\" GPU"} 0.5\n' in text, text
     assert 'llamadash_requests_total{model="a",kind="ok"} 3\n' in text and "memory_size_bytes 1099511627776\n" in text
     names = [line.split()[2] for line in text.splitlines() if line.startswith("# HELP ")]
@@ -13781,6 +13793,9 @@ def test_what_prometheus_is_told() -> None:
     assert all(re.fullmatch(r'(# (HELP|TYPE) llamadash_\w+ .+|llamadash_\w+(\{\w+="([^"\\\n]|\\.)*"'
                             r'(,\w+="([^"\\\n]|\\.)*")*\})? [-+.e\d]+)', line) for line in text.splitlines()), text
     assert llamadash.prometheus_text({}, {}) == ""
+    if promtool := shutil.which("promtool"):  # Prometheus's own opinion, where it is installed
+        checked = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, text=True, timeout=60)
+        assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
 
 
 @run_async
