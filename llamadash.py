@@ -3150,6 +3150,7 @@ PROBE_LIMIT = 1.0  # s; what has not answered by then (a hung network mount) is 
 NOT_THERE, NOT_MOUNTED, NO_ANSWER = "is not there", "is empty: what is usually mounted there is not", "does not answer"
 MIN_SPAN = 0.2  # s; a rate over less than this says nothing
 GPU_WAIT = 0.8  # s that a sample waits for nvidia-smi; what comes later is in the next sample
+GPU_PATIENCE = 3.0  # s that a load, or an estimate, waits for it, and for an engine of whose devices no driver tells
 GPU_LIMIT = 10.0  # s after which nvidia-smi is ended; without a persistent driver it needs seconds
 GPU_DUTY = 0.05  # of the time may be spent in nvidia-smi, so a slow one is asked less often
 GPU_RETRY = 60.0  # s to the next look where nothing could be read
@@ -3405,11 +3406,17 @@ class NvidiaGpus:
         self.task: asyncio.Task[None] | None = None
 
     async def read(self, *, fresh: bool = False) -> dict[str, Json]:
-        """The GPUs as last read, or read now, as far as that does not take long; what moves is null after a failure."""
+        """The GPUs as last read, or read now, as far as that does not take long; what moves is null after a failure.
+
+        A `fresh` reading begins after it is asked for.
+        """
+        limit = GPU_PATIENCE if fresh else GPU_WAIT
+        if fresh and self.task:
+            await asyncio.wait([self.task], timeout=limit)
         if self.task is None and (time.monotonic() >= self.next_at or (fresh and self.error is None and self.gpus)):
             self.task = asyncio.create_task(self.ask())
         if self.task:
-            await asyncio.wait([self.task], timeout=GPU_WAIT)
+            await asyncio.wait([self.task], timeout=limit)
         return self.gpus
 
     async def ask(self) -> None:
@@ -3419,7 +3426,8 @@ class NvidiaGpus:
         try:
             awake = await self.awake()
             found, problems = ({}, []) if awake == [] else await self.readings(awake)
-            asleep = {id: gpu for id, gpu in untold.items() if awake is not None and gpu["address"] not in awake}
+            asleep = {id: {**gpu, "asleep": True} for id, gpu in untold.items()
+                      if awake is not None and gpu["address"] not in awake}
             self.gpus, self.error = {**asleep, **found}, None
             least = 0.0 if found or awake == [] else GPU_RETRY
         except OSError as problem:
@@ -3536,7 +3544,7 @@ def sysfs_gpu(device: Path) -> Json | None:
     maker, model = maker[2:], (file_text(device / "device") or "")[2:]
     own = file_text(device / "product_name") or file_text(device / "marketing_name")
     name = own or pci_name(maker, model) or f"{brand} GPU {maker}:{model}".rstrip(":")
-    return {"name": name, "vendor": vendor, **values, "unified": unified}
+    return {"name": name, "vendor": vendor, **values, "unified": unified, **({"asleep": True} if asleep else {})}
 
 
 def drm_memory(pid: int, unified: Iterable[str] = ()) -> collections.Counter[str]:
@@ -3753,7 +3761,7 @@ class Sampler:
     def memories(self, engine_devices: list[Json]) -> list[Json]:
         """The memories that models can be in, [{name, kind, total, free}]: the engine's devices, then main memory.
 
-        What a device that is `unified` has is main memory.
+        What a device that is `unified` has is main memory; of one that is not `told`, only an engine says what is free.
         """
         (main_total, main_free), memories = main_memory(), []
         for device, id in self.readings(engine_devices):
@@ -3766,7 +3774,9 @@ class Sampler:
                 free = min(total - (gpu["memory_used"] or 0), main_free)
             elif gpu and gpu["memory_used"] is not None:
                 total, free = gpu["memory_total"], gpu["memory_total"] - gpu["memory_used"]
-            memories.append({"name": device["name"], "kind": "gpu", "total": total, "free": free, "unified": unified})
+            told = bool(gpu and (unified or gpu["memory_used"] is not None or "asleep" in gpu))
+            memories.append({"name": device["name"], "kind": "gpu", "total": total, "free": free, "unified": unified,
+                             "told": told})
         return [*memories, {"name": "Main memory", "kind": "cpu", "total": main_total, "free": main_free}]
 
     async def gpu_memory_of(self, pid: int, devices: Sequence[Json]) -> dict[str, int]:
@@ -5347,6 +5357,17 @@ class Builds:
         size = build.size or (None if build.kind == "embedded" else status.st_size)  # else that of Python alone
         return dataclasses.replace(self.probes[key], id=build.id, size=size)
 
+    async def measure(self, names: set[str]) -> None:
+        """Ask the programs that see one of these devices again how much is free of all that they see."""
+        async def ask(build: Build) -> None:
+            with contextlib.suppress(OSError, asyncio.TimeoutError):  # then what it said last holds
+                free = {device["name"]: device["free"] for device in await listed_devices(
+                    build, self.config.data_dir, GPU_PATIENCE)}
+                for device in build.devices:
+                    device["free"] = free.get(device["name"], 0)
+        await asyncio.gather(*[ask(build) for build in self.builds.values()
+                               if names.intersection(device["name"] for device in build.devices)])
+
     def get(self, id: str) -> Build:
         """The build with this id; NotFound where there is none."""
         if id not in self.builds:
@@ -5441,25 +5462,33 @@ async def probe(build: Build, data_dir: Path) -> Build:
         version = await asyncio.to_thread(embedded_engine_version)
         return dataclasses.replace(build, version=version and f"{EMBEDDED_PACKAGE} {version}", protocol="state")
 
-    async def answer(option: str) -> str:
-        return (await program_output(*build.command, option, limit=PROBE_TIMEOUT, size=2**20,
-                                     environment=engine_environment("", None, data_dir)))[0]
     try:
-        said, usage = await answer("--version"), await answer("--help")
+        said, usage = [await build_output(build, option, data_dir) for option in ("--version", "--help")]
         options = {name: hint for names, hint in re.findall(OPTION_LINE, usage)
                    for name in re.findall(r"(?<![\w-])--([a-z][a-z0-9-]+)", names)}
         if not {"model", "host", "port"} <= set(options):
             last = clean_text(((usage or said).strip() or "it writes nothing").splitlines()[-1])
             return dataclasses.replace(build, problem=f"{build.path} cannot be used: {shortened(last, 500)}")
-        listed = await answer("--list-devices")
+        devices = await listed_devices(build, data_dir)
     except (OSError, asyncio.TimeoutError) as problem:
         return dataclasses.replace(build, problem=f"{build.path} cannot be run: {str(problem) or 'it does not answer'}")
     found = re.search(r"version: *([^\n]{1,100})", said)
-    devices = [{"name": name, "description": description, "total": int(total) * 2**20, "free": int(free) * 2**20}
-               for name, description, total, free in re.findall(DEVICE_LINE, listed) if name not in PROCESSOR_DEVICES]
     return dataclasses.replace(
-        build, version=clean_line(found[1].encode()) if found else None, options=options, devices=tuple(devices),
+        build, version=clean_line(found[1].encode()) if found else None, options=options, devices=devices,
         protocol=await asyncio.to_thread(protocol_of, build.path))
+
+
+async def build_output(build: Build, option: str, data_dir: Path, limit: float = PROBE_TIMEOUT) -> str:
+    """What a build's program prints for one option."""
+    return (await program_output(*build.command, option, limit=limit, size=2**20,
+                                 environment=engine_environment("", None, data_dir)))[0]
+
+
+async def listed_devices(build: Build, data_dir: Path, limit: float = PROBE_TIMEOUT) -> tuple[Json, ...]:
+    """The devices that a build sees now, and how much is free of each."""
+    listed = re.findall(DEVICE_LINE, await build_output(build, "--list-devices", data_dir, limit))
+    return tuple({"name": name, "description": description, "total": int(total) * 2**20, "free": int(free) * 2**20}
+                 for name, description, total, free in listed if name not in PROCESSOR_DEVICES)
 
 
 def protocol_of(program: str) -> str:
@@ -6799,7 +6828,8 @@ class Memory:
 
     def __init__(self, pool: Pool) -> None:
         self.pool, self.dash = pool, pool.dash
-        self.read_at = -math.inf
+        self.one_at_a_time = asyncio.Lock()
+        self.waiting: asyncio.Task[None] | None = None  # the look that has not yet begun
         self.outside: dict[str, int] = {}  # bytes of each memory that others use
         self.others_told: dict[str, int] = {}  # bytes of each GPU that others used when that was last told
         self.others_moved: set[str] = set()  # GPUs of which the last sample differed from that
@@ -6831,16 +6861,23 @@ class Memory:
                        for item in memories if item.get("unified")}
 
     async def read(self) -> None:
-        """Look at the memories, if that was not just done. What others use is learnt while no load is under way."""
-        if time.monotonic() - self.read_at < 2:
-            return
-        self.read_at = time.monotonic()
-        await self.dash.sampler.read_gpus(fresh=True)
-        moving = any(unit.status in ("loading", "stopping") for unit in self.pool.residency.units.values())
-        if not moving or not self.outside:
-            self.outside = self.others()
-        self.pool.residency.rooms = {item["name"]: item["free"] for item in self.devices()}
-        self.pool.do(self.pool.residency.settle(time.monotonic()))
+        """Look at the memories as they are now; whoever asks before that begins shares it."""
+        if self.waiting is None or self.waiting.done():
+            self.waiting = self.dash.spawn(self.look(), "look at the memories")
+        await asyncio.shield(self.waiting)
+
+    async def look(self) -> None:
+        """Look at the memories. What others use is learnt while no load is under way."""
+        async with self.one_at_a_time:
+            self.waiting = None
+            await self.dash.sampler.read_gpus(fresh=True)
+            listed = self.dash.sampler.memories(self.dash.builds.devices)
+            await self.dash.builds.measure({item["name"] for item in listed if item.get("told") is False})
+            moving = any(unit.status in ("loading", "stopping") for unit in self.pool.residency.units.values())
+            if not moving or not self.outside:
+                self.outside = self.others()
+            self.pool.residency.rooms = {item["name"]: item["free"] for item in self.devices()}
+            self.pool.do(self.pool.residency.settle(time.monotonic()))
 
     def taken(self) -> collections.Counter[str]:
         """Bytes of each memory that our processes take."""

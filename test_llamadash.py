@@ -3453,6 +3453,69 @@ def test_memory_that_a_gpu_shares_counts_once() -> None:
 
 
 @run_async
+async def test_memory_is_looked_at_when_it_is_asked_for(dash: StubDash, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks gets a look that began afterwards, and shares it with those who asked before it began."""
+    begun: list[float] = []
+    go_on = asyncio.Event()
+
+    async def read_gpus(*, fresh: bool = False) -> list[Json]:
+        begun.append(time.monotonic())
+        await go_on.wait()
+        return []
+    monkeypatch.setattr(dash.sampler, "read_gpus", read_gpus)
+    first = asyncio.ensure_future(dash.pool.memory.read())
+    await eventually(lambda: begun)
+    asked = time.monotonic()
+    others = [asyncio.ensure_future(dash.pool.memory.read()) for _ in range(5)]
+    go_on.set()
+    await asyncio.gather(first, *others)
+    assert len(begun) == 2 and begun[1] >= asked
+    await dash.pool.memory.read()
+    assert len(begun) == 3
+
+
+@run_async
+async def test_a_reading_for_a_load_begins_when_it_is_asked_for(tmp_path: Path) -> None:
+    """One that a sample began before is not enough: its numbers may be older."""
+    path = shell_script(tmp_path / "smi", f"echo >> {tmp_path}/calls; cat {tmp_path}/used; sleep 0.2")
+    used = tmp_path / "used"
+    used.write_text("1, 1024, 24576, 50, 90, X, GPU-1\n")
+    gpus = llamadash.NvidiaGpus(path)
+    await gpus.read()
+    gpus.next_at = 0
+    sample = asyncio.ensure_future(gpus.read())
+    await eventually(lambda: len((tmp_path / "calls").read_text()) == 2)
+    used.write_text("1, 4096, 24576, 50, 90, X, GPU-1\n")
+    assert (await gpus.read(fresh=True))["GPU-1"]["memory_used"] == 4 * GB
+    await sample
+
+
+@run_async
+async def test_what_no_driver_tells_is_asked_of_the_engine_again(dash: StubDash, tmp_path: Path) -> None:
+    """How much is free of a device without readings, at each look; a card that sleeps is left alone."""
+    free = tmp_path / "free"
+    free.write_text("  Vulkan0: Intel Arc (16384 MiB, 15000 MiB free)\n")
+    program = fake_build(tmp_path / "llama-server", body=f'[ "$1" = --list-devices ] && exec cat {free}')
+    dash.config = dash.builds.config = dataclasses.replace(dash.config, llama_server=program)
+    await dash.builds.refresh()
+    dash.sampler.system_gpus = dict
+    dash.sampler.nvidia = llamadash.NvidiaGpus(shell_script(tmp_path / "smi", "exit 9"))
+
+    async def unused() -> int:
+        await dash.pool.memory.read()
+        return int(dash.pool.memory.devices()[0]["unused"]) // MIB
+    assert await unused() == 15000
+    free.write_text("  Vulkan0: Intel Arc (16384 MiB, 2000 MiB free)\n")
+    assert await unused() == 2000
+    card = {"name": "Intel Arc", "vendor": "intel", "memory_total": 16 * GB, "memory_used": None, "address": "x"}
+    dash.sampler.system_gpus = lambda: {"x": {**card, "asleep": True}}
+    free.write_text("  Vulkan0: Intel Arc (16384 MiB, 9000 MiB free)\n")
+    assert await unused() == 2000
+    dash.sampler.system_gpus = lambda: {"x": card}
+    assert await unused() == 9000
+
+
+@run_async
 async def test_others_are_not_the_models_of_a_gpu_without_memory_of_its_own(dash: StubDash) -> None:
     """What they take of it is not what other programs take of main memory; and those do not count for both."""
     dash.sampler.gpus = {"apu": {"name": "Strix", "vendor": "amd", "memory_total": 10**13, "memory_used": 40 * GB,
@@ -8393,7 +8456,6 @@ async def test_memory_and_not_a_number_decides_who_fits(tmp_path: Path) -> None:
     async with running(dash):
         need = sum((await dash.pool.memory.plans("a"))[0][0].need.values())
         dash.engine_config["budget"] = {"Main memory": int(2.5 * need)}
-        dash.pool.memory.read_at = -math.inf
         await dash.load("a")
         await dash.load("b")
         chat = await dash.chat(model="a")
@@ -9049,7 +9111,6 @@ async def test_a_budget_below_what_is_held_evicts_nobody(tmp_path: Path) -> None
         await dash.load("a")
         need = sum((await dash.pool.memory.plans("a"))[0][0].need.values())
         dash.engine_config["budget"] = {"Main memory": need // 2}
-        dash.pool.memory.read_at = -math.inf
         await dash.pool.memory.read()
         [device] = [item for item in dash.gateway.snapshot()["devices"] if item["kind"] == "cpu"]
         assert device["held"] == need > device["budget"] == need // 2 and dash.state("a")["status"] == "loaded"
