@@ -2732,6 +2732,15 @@ def gguf_facts(headers: list[GGUFHeader]) -> Json:
     }
 
 
+MODALITIES = {"text": "text", "image": "vision", "audio": "audio"}  # what models take: in the API, and in our rows
+
+
+def architecture_told(modalities: list[str]) -> Json:
+    """What a model takes and gives, in the API's words."""
+    return {"input_modalities": [name for name, ours in MODALITIES.items() if ours in modalities],
+            "output_modalities": ["text"]}
+
+
 def gguf_modalities(header: GGUFHeader) -> list[str]:
     """What a model understands with this projector."""
     vision, audio = (header.metadata.get(f"clip.has_{kind}_encoder") for kind in ("vision", "audio"))
@@ -8525,7 +8534,7 @@ class Routing:
                 "type": "model", "display_name": row["name"], "created_at": created, "aliases": row["aliases"],
                 "tags": row["tags"], "status": {"value": value, **({"failed": True} if state["error"] else {}),
                                                 **({"progress": state["progress"]} if state["progress"] else {})},
-                "architecture": {"input_modalities": row["modalities"] or ["text"], "output_modalities": ["text"]},
+                "architecture": architecture_told(row["modalities"] or ["text"]),
                 "meta": {"n_ctx": state["runtime"].get("n_ctx"), "n_ctx_train": row["context_length"],
                          "n_params": row["parameter_count"], "size": row["file_size"],
                          "n_embd": row["embedding_length"], "n_vocab": row["vocabulary_size"]}}
@@ -8867,9 +8876,8 @@ class Upstream:
                                  for key in ("status", "architecture"))
                 value = status.get("value", states and states.get(name, "unloaded"))
                 takes = kinds.get("input_modalities")
-                models[name] = {"status": value[:32] if isinstance(value, str) else None,
-                                "modalities": sorted({"text", "image", "audio"} & {*map(str, takes)})
-                                if isinstance(takes, list) else None}
+                models[name] = {"status": value[:32] if isinstance(value, str) else None, "modalities": [
+                    ours for name, ours in MODALITIES.items() if name in takes] if isinstance(takes, list) else None}
         self.models, self.status, self.error, self.pause = models, "connected", None, UPSTREAM_REFRESH[0]
 
 
@@ -8917,7 +8925,7 @@ class Upstreams:
         return [{"id": f"{item.name}/{model}", "object": "model", "created": 0, "owned_by": item.name, "type": "model",
                  "display_name": f"{item.name}/{model}", "created_at": "1970-01-01T00:00:00Z", "upstream": item.name,
                  "aliases": [], **({"status": {"value": its["status"]}} if its["status"] else {}),
-                 **({"architecture": {"input_modalities": its["modalities"]}} if its["modalities"] else {})}
+                 **({"architecture": architecture_told(its["modalities"])} if its["modalities"] else {})}
                 for item in self.all.values() for model, its in item.models.items()]
 
     def as_json(self) -> list[Json]:
@@ -11828,7 +11836,7 @@ DOCUMENT_HEADERS = {  # of what a browser shows as a page of its own: on other f
                                "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; "
                                "trusted-types 'none'",
     "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer", "Cross-Origin-Opener-Policy": "same-origin",
-    "Permissions-Policy": "camera=(), microphone=(), geolocation=()"}
+    "Permissions-Policy": "camera=(), microphone=(self), geolocation=()"}
 DOCUMENTS = {"text/html", "image/svg+xml"}  # what can hold scripts
 REFRESH_PAUSE = 2.0  # seconds between two looks at whether a file was changed
 REQUEST_DEADLINE = 10.0  # seconds in which a new connection must have sent a whole request

@@ -80,6 +80,7 @@ import tracemalloc
 import types
 import typing
 import uuid
+import wave
 import zipfile
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -112,7 +113,8 @@ SERVER_STOP_TIME = 45.0  # seconds for the end of a server: no socket's own time
 OTHER_PEER = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM_OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-                    "--disable-sync", "--no-first-run", "--disable-dev-shm-usage"]
+                    "--disable-sync", "--no-first-run", "--disable-dev-shm-usage",
+                    "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # a microphone that beeps
 
 
 # -- Helpers ---------------------------------------------------------------------------------------
@@ -10471,7 +10473,7 @@ async def test_a_llamadash_behind_a_llamadash(start: Callable[..., Server], tmp_
                                       for name in ("one", "two")]
             listed = (await api.get("/v1/models"))[1]["data"]
             assert [item["id"] for item in listed] == ["big.box/one", "big.box/two"]
-            assert listed[0]["architecture"] == {"input_modalities": ["text"]}
+            assert listed[0]["architecture"] == {"input_modalities": ["text"], "output_modalities": ["text"]}
             assert (await api.get("/v1/models/big.box/two"))[1]["status"] == {"value": "unloaded"}
             body = {"model": "big.box/one", "stream": True, "fake": {"tokens": 3}, "n": 1}
             async with api.http.post(api.url + "/v1/chat/completions?a=b", data=json.dumps(body), headers={
@@ -10515,7 +10517,7 @@ async def test_a_llamadash_behind_a_llamadash(start: Callable[..., Server], tmp_
 
 
 @pytest.mark.parametrize("told, modalities", [
-    ({"architecture": {"input_modalities": ["text", "image", "audio", "smell"]}}, ["audio", "image", "text"]),
+    ({"architecture": {"input_modalities": ["text", "image", "audio", "smell"]}}, ["text", "vision", "audio"]),
     ({"architecture": {"input_modalities": []}}, []), ({}, None), ({"architecture": "bert"}, None),
     ({"architecture": {"input_modalities": "text"}}, None), ({"architecture": {"input_modalities": [{}, None]}}, [])])
 def test_an_upstream_tells_what_its_models_take(told: Json, modalities: list[str] | None) -> None:
@@ -18115,6 +18117,49 @@ async def test_two_answers_side_by_side(appliance: Server, tmp_path: Path) -> No
         assert await page.get_by_role("button", name="Vote for this answer").count() == 1
         assert browser.problems == []
     await client.close()
+
+
+@run_async
+async def test_images_and_sounds_go_to_a_model_that_takes_them(
+    start: Callable[..., Server], fake: FakeEngine, tmp_path: Path,
+) -> None:
+    """A picture as it is, other sounds than WAV and MP3 as WAV of 16 kHz, and what the microphone hears."""
+    with wave.open(str(tmp_path / "song.flac"), "wb") as sound:  # a browser looks at what is in a file
+        sound.setparams((2, 2, 48_000, 0, "NONE", ""))
+        sound.writeframes(bytes(48_000 * 4))
+    (tmp_path / "broken.ogg").write_text("no sound")
+    folder = tmp_path / "server-0" / "models" / "all"
+    write_tiny_model(folder / "all.gguf")
+    write_gguf(folder / "mmproj.gguf", {**CLIP, "clip.has_audio_encoder": True}, WEIGHTS)
+    server = start(program=fake.program)
+    async with api_of(server, "all") as api, chromium(server, permissions=["microphone"]) as browser:
+        listed = (await api.get("/v1/models/all"))[1]
+        assert listed["architecture"]["input_modalities"] == ["text", "image", "audio"]
+        page = await browser.open("/chat?model=all")
+        await page.locator(".chat-welcome", has_text="audio (WAV and MP3 to 20 MB, others to 10 minutes)").wait_for()
+        await page.screenshot(path=tmp_path / "seen.png")
+        await page.get_by_role("button", name="Record audio").click()
+        await page.locator(".chat-hint", has_text=re.compile(r"Recording: ([2-9]|\d\d) s")).wait_for()
+        await page.get_by_role("button", name="End the recording").click()
+        await page.locator(".chat-uploads .chat-file").wait_for()
+        files = [tmp_path / name for name in ("seen.png", "broken.ogg", "song.flac")]
+        await page.locator("[data-files=any]").set_input_files(files)
+        await page.locator(".toast", has_text="broken.ogg cannot be read by this browser").wait_for()
+        await page.get_by_role("button", name="Send", exact=True).click()
+        await page.locator(".chat-answer .chat-footer").wait_for()
+        await page.locator(".chat-question audio").nth(1).wait_for()
+        talk = (await api.board.request("conversations:list"))["conversations"][0]["id"]
+        messages = (await api.board.request("conversations:get", id=talk))["conversation"]["messages"]
+        sent = messages[0]["attachments"]
+        assert browser.problems == []
+    assert '"type":"input_audio"' in fake.seen()[-1]["text"].replace(" ", "")
+    assert [part["type"] for part in sent] == ["audio/wav", "image/png", "audio/wav"]
+    heard = []
+    for part in (sent[0], sent[2]):
+        with wave.open(str(server.data / "attachments" / part["hash"])) as sound:
+            assert (sound.getnchannels(), sound.getsampwidth(), sound.getframerate()) == (1, 2, 16_000)
+            heard.append((sound.getnframes() / 16_000, any(sound.readframes(sound.getnframes()))))
+    assert 1.5 < heard[0][0] < 30 and heard[0][1] and heard[1] == (1, False)
 
 
 @ONE_ENGINE

@@ -9,7 +9,8 @@ import { patiently } from "./conversations.js";
 const PART_BYTES = 384 * 1024; // of a file, 512 kB as base64
 const LONGEST_SIDE_PX = 1568; // of an image; vision models read hardly more
 const STRIP_PX = 64; // rows that are drawn in one go
-const MAX_SOUND = 20 * 1024 * 1024; // bytes
+const MAX_SOUND = 20 * 1024 * 1024; // bytes that are sent: 10 minutes of WAV as this page makes it
+const MAX_DECODED = 128 * 1024 * 1024; // bytes of a sound that is converted first
 const MAX_TEXT = 256 * 1024; // bytes of a text file
 const MAX_PDF = 50 * 1024 * 1024; // bytes, most of them pictures
 const SOUNDS = /** @type {{[type: string]: string}} */ ({
@@ -17,8 +18,21 @@ const SOUNDS = /** @type {{[type: string]: string}} */ ({
   "audio/mp3": "audio/mpeg",
 });
 
-export const LIMITS = "Images are scaled down to 1,568 pixels; audio (WAV, MP3) is limited to 20 MB, text and code "
-  + "to 256 KB; only the text of a PDF is sent.";
+const SOUND = /\.(aac|aif|aiff|amr|caf|flac|m4a|mka|mp3|oga|ogg|opus|wav|weba|wma)$/i;
+
+/**
+ * Which files can be sent, and how large they may be.
+ * @param {string[] | null} modalities of the model, null where they are not known
+ */
+export function fileLimits(modalities) {
+  const takes = (/** @type {string} */ kind) => modalities === null || modalities.includes(kind);
+  const kinds = [
+    takes("vision") && "images (scaled down to 1,568 pixels)",
+    takes("audio") && "audio (WAV and MP3 to 20 MB, others to 10 minutes)",
+    "text and code (to 256 KB)",
+  ].filter(Boolean);
+  return `Files: ${kinds.join(", ")} and the text of PDFs.`;
+}
 
 /**
  * What a file becomes. An Error says why it cannot be sent, in words for the user.
@@ -28,18 +42,31 @@ export const LIMITS = "Images are scaled down to 1,568 pixels; audio (WAV, MP3) 
  */
 export async function attach(file, modalities, request, progress) {
   const takes = (/** @type {string} */ kind) => modalities === null || modalities.includes(kind);
-  const sound = SOUNDS[file.type];
   if (file.type.startsWith("image/")) {
-    if (!takes("image")) throw new Error("This model does not read images. Choose one with a projector (vision).");
+    if (!takes("vision")) throw new Error("This model does not read images. Choose one with a projector (vision).");
     return send(file.name, await scaled(file), request, progress);
   }
-  if (file.type.startsWith("audio/") || file.type.startsWith("video/")) {
-    if (!sound) throw new Error(`${file.name} cannot be sent: audio must be WAV or MP3.`);
+  if (/^audio\/|^video\/(webm|ogg)$/.test(file.type) || SOUND.test(file.name)) {
     if (!takes("audio")) throw new Error("This model does not accept audio. Choose one that does.");
-    if (file.size > MAX_SOUND) throw new Error(`${file.name} is larger than 20 MB.`);
-    return send(file.name, new Blob([file], { type: sound }), request, progress);
+    return send(file.name, await readable(file), request, progress);
   }
+  if (file.type.startsWith("video/")) throw new Error(`${file.name} cannot be sent: no model here takes videos.`);
   return readText(file);
+}
+
+/** A sound as models read it: WAV and MP3 as they are, others as WAV. @param {File} file @returns {Promise<Blob>} */
+async function readable(file) {
+  const type = SOUNDS[file.type];
+  if (type && file.size <= MAX_SOUND) return new Blob([file], { type });
+  if (file.size > MAX_DECODED) throw new Error(`${file.name} is larger than 128 MB.`);
+  const { toWav } = await import("./sound.js");
+  try {
+    return await toWav(file);
+  } catch (problem) {
+    if (problem instanceof RangeError) throw new Error(`${file.name} ${problem.message}.`);
+    if (!(problem instanceof DOMException)) throw problem;
+    throw new Error(`${file.name} cannot be read by this browser. Save it as WAV or MP3.`);
+  }
 }
 
 /** @param {File} file @returns {Promise<Attachment>} */

@@ -12,13 +12,13 @@
 
 import { base } from "../core/router.js";
 import { readStorage, writeStorage } from "../core/auth.js";
-import { LIMITS, attach } from "../core/attachments.js";
+import { attach, fileLimits } from "../core/attachments.js";
 import { Chat } from "../core/chat.js";
 import { Component, h } from "../core/component.js";
 import {
   UNTITLED, branchTo, makeId, parsed, samplingOf, siblings, titleFrom, toMarkdown,
 } from "../core/conversations.js";
-import { bytes, kindWords, percent, relativeTime } from "../core/format.js";
+import { bytes, duration, kindWords, percent, relativeTime } from "../core/format.js";
 import { TOOLS } from "../core/tools.js";
 import { ChatMessage } from "../components/chat-message.js";
 import { chatPanel } from "../components/chat-panel.js";
@@ -67,6 +67,7 @@ export class ChatPage extends Component {
     this.state = {
       blank: this.begun() ?? this.blank(), query: this.chat.query, folder: "", editing: null, renaming: null,
       view: "thread", jump: false, draft: this.chat.draft, invalid: {}, uploads: [], compare: null, opening: false,
+      recording: null,
     };
   }
 
@@ -97,6 +98,7 @@ export class ChatPage extends Component {
   }
 
   willDestroy() {
+    void this.state.recording?.end();
     this.chat.draft = this.state.draft;
     this.chat.begun = this.chat.conversation ? null : this.conversation;
   }
@@ -166,6 +168,10 @@ export class ChatPage extends Component {
 
   get model() {
     return this.models.find((model) => model.id === this.conversation.model) ?? null;
+  }
+
+  get limits() {
+    return fileLimits(this.model?.modalities ?? null);
   }
 
   /** Whether an answer can be asked for now. */
@@ -423,6 +429,7 @@ export class ChatPage extends Component {
         h("span", { className: "state-icon" }, icon("chat", { size: 24 })),
         h("h2", null, this.model ? `Ask ${this.model.name || this.model.id}` : "Choose a model"),
         h("p", { className: "muted" }, welcomeText(this.model)),
+        this.model ? h("p", { className: "muted chat-small" }, this.limits) : null,
         h("ul", { className: "chat-examples" }, EXAMPLES.map((text) => (
           h("li", null,
             h("button", { type: "button", className: "chat-example", dataset: { action: "example", text } },
@@ -431,8 +438,7 @@ export class ChatPage extends Component {
 
   renderComposer() {
     const { running } = this;
-    const offline = this.props.state.connection !== "connected";
-    const { jump, uploads, compare } = this.state;
+    const { jump, uploads, compare, recording } = this.state;
     const empty = !this.state.draft.trim() && !uploads.length;
     const arriving = uploads.some((/** @type {Upload} */ { attachment }) => !attachment);
     return h("form", { className: "chat-composer", dataset: { form: "message" } },
@@ -444,7 +450,7 @@ export class ChatPage extends Component {
         ? h("ul", { className: "chat-uploads" }, uploads.map((/** @type {Upload} */ item) => this.renderUpload(item)))
         : null,
       h("div", { className: "chat-box" },
-        h("label", { className: "button button-ghost button-icon chat-attach", title: `Add files. ${LIMITS}` },
+        h("label", { className: "button button-ghost button-icon chat-attach", title: `Add files. ${this.limits}` },
           icon("clip"),
           h("span", { className: "visually-hidden" }, "Add files"),
           h("input", { type: "file", multiple: true, className: "visually-hidden", dataset: { files: "any" } })),
@@ -459,20 +465,27 @@ export class ChatPage extends Component {
           rows: "1", placeholder: this.model ? `Message ${this.model.name || this.model.id}` : "Choose a model first",
           "aria-label": "Message", value: this.state.draft, dataset: { input: "message" },
         }),
-        running
-          ? h("button", {
-            key: "stop", type: "button", className: "button button-icon chat-send", "aria-label": "Stop",
-            title: "Stop (Esc)", dataset: { action: "stop" },
-          }, icon("stop"))
-          : h("button", {
-            key: "send", type: "submit", className: "button button-primary button-icon chat-send", "aria-label": "Send",
-            title: "Send (Enter)", disabled: empty || arriving || !this.ready,
-          }, icon("send"))),
-      h("p", { className: "chat-hint muted" },
-        offline ? "Not connected: your message stays here until llamadash is back."
-          : running ? "Esc stops the answer. It goes on when you close this page." : uploads.length ? LIMITS
-          : touch() ? "" : "Enter sends, Shift+Enter begins a new line."),
+        running ? boxButton("stop", "stop", "Stop (Esc)")
+          : recording ? boxButton("record-end", "stop", "End the recording")
+            : empty && this.model?.modalities?.includes("audio") ? boxButton("record", "microphone", "Record audio")
+              : h("button", {
+                key: "send", type: "submit", className: "button button-primary button-icon chat-send",
+                "aria-label": "Send", title: "Send (Enter)", disabled: empty || arriving || !this.ready,
+              }, icon("send"))),
+      h("p", { className: "chat-hint muted" }, this.hint),
       h("p", { className: "visually-hidden", role: "status" }, running ? "The model is answering" : ""));
+  }
+
+  /** What is to be known below the message. */
+  get hint() {
+    const { recording, uploads } = this.state;
+    if (this.props.state.connection !== "connected") {
+      return "Not connected: your message stays here until llamadash is back.";
+    }
+    if (this.running) return "Esc stops the answer. It goes on when you close this page.";
+    if (recording) return `Recording: ${duration(Math.max(1, recording.seconds))} of at most 10 min.`;
+    if (uploads.length) return this.limits;
+    return touch() ? "" : "Enter sends, Shift+Enter begins a new line.";
   }
 
   /** @param {Upload} item */
@@ -537,6 +550,8 @@ export class ChatPage extends Component {
       import: () => this.chooseImport(),
       more: () => this.chat.refreshList(true),
       stop: () => this.chat.stop(),
+      record: () => this.tell(this.record()),
+      "record-end": () => this.tell(this.endRecording()),
       branch: () => this.chat.choose(id),
       vote: () => this.vote(message),
       continue: () => this.goOn(message),
@@ -737,6 +752,24 @@ export class ChatPage extends Component {
         this.setState({ uploads: this.state.uploads.filter((/** @type {Upload} */ other) => other.id !== item.id) });
       }
     }
+  }
+
+  async record() {
+    const { LONGEST_S, Recording } = await import("../core/sound.js");
+    const recording = await Recording.begin();
+    this.setState({ recording });
+    const clock = setInterval(() => {
+      if (this.state.recording !== recording) clearInterval(clock);
+      else if (recording.seconds < LONGEST_S) this.setState({});
+      else void this.tell(this.endRecording());
+    }, 1000);
+  }
+
+  async endRecording() {
+    const { recording } = this.state;
+    this.setState({ recording: null });
+    await this.addFiles([await recording.end()]);
+    this.focusInput();
   }
 
   resetSampling() {
@@ -991,6 +1024,17 @@ function iconButton(name, symbol, label, data) {
     type: "button", className: "button button-ghost button-icon", title: label, "aria-label": label,
     dataset: { action: name, ...data },
   }, icon(symbol, { size: 16 }));
+}
+
+/**
+ * What stands in place of Send.
+ * @param {string} name @param {string} symbol @param {string} title @returns {VNode}
+ */
+function boxButton(name, symbol, title) {
+  return h("button", {
+    key: name, type: "button", className: "button button-icon chat-send", "aria-label": title.replace(/ \(.*/, ""),
+    title, dataset: { action: name },
+  }, icon(symbol));
 }
 
 /** @param {string} kind @param {string} text @param {VNode} [button] @returns {VNode} */
