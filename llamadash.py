@@ -9782,6 +9782,7 @@ SHA256 = r"[0-9a-f]{64}"
 QUANTIZATION = (
     r"(?i)(?<![A-Za-z0-9])((?:UD-)?(?:I?Q[1-8]_(?:[01]|K|NL|XXS|XS|S|M)(?:_(?:XXL|XL|XS|L|M|S|P|NL))?(?:_[48]_[48])?"
     r"|TQ[12]_0|MXFP4(?:_MOE)?|NVFP4|BF16|FP?16|FP?32))(?![A-Za-z0-9])")
+ANY_FILE = "GGUF file"  # what a download is called for which only the repository was named, until its files are known
 PREFERRED = ("Q4_K_M", "Q4_K_S", "Q4_0", "MXFP4", "IQ4_XS", "Q5_K_M", "Q8_0")  # small enough, and still good
 
 
@@ -9811,8 +9812,9 @@ class Download:
     repo: str
     file: str
     place: str
-    parts: list[Part]
+    parts: list[Part]  # none until the hub could be asked for them
     status: str = "new"
+    projector: bool = True  # whether one is wanted
     error: str | None = None
     retry_at: int | None = None  # Unix ms of the next attempt, while one is due
     speed: float = 0.0  # bytes/s
@@ -9823,6 +9825,12 @@ class Download:
     def key(self) -> tuple[str, str]:
         """What it is listed under."""
         return self.repo, self.file
+
+    @property
+    def source(self) -> Source:
+        """What of the repository was asked for."""
+        named = self.file.lower().endswith(".gguf")
+        return Source(self.repo, self.file if named else None, None if named or self.file == ANY_FILE else self.file)
 
     @property
     def total(self) -> int:
@@ -10102,6 +10110,18 @@ class ModelHub:
                                lambda info: (download_listed(info["siblings"]), info),
                                at_most(MAX_REPO_FILES, "rfilename", ".gguf"))
 
+    async def parts(self, source: Source, projector: bool) -> list[Part]:
+        """The files that make up the model that `source` asks for; NotFound where there is none."""
+        files, _ = await self.listing(source.repo)
+        if source.file in files and "mmproj" in source.file.lower():
+            return [files[source.file]]
+        model = download_choice(await asyncio.to_thread(download_models, files), source)
+        if not model:
+            wanted = source.file or source.quantization or ANY_FILE
+            raise NotFound(f"{source.repo} has no {wanted}", field="file" if source.file else "repo")
+        seen = [model["projector"]["file"]] if projector and "projector" in model else []
+        return [files[name] for name in (*(model["shards"] or [model["file"]]), *seen)]
+
     async def json(self, path: str, what: str, made: Callable[[Any], Result],
                    kept: Callable[[Json], Any] | None = None) -> Result:
         """What is `made` of the JSON at `path`, its objects as `kept` makes them; NotFound where it has no `what`."""
@@ -10219,7 +10239,8 @@ def download_place(folder: Path, repo: str) -> Path:
     return folder / "/".join(urllib.parse.quote(word, safe="@ ") for word in repo.split("/", 1))
 
 
-SAVED_DOWNLOAD = {"repo": str, "file": str, "place": str, "status": str, "error": str | None, "former": str | None}
+SAVED_DOWNLOAD = {"repo": str, "file": str, "place": str, "status": str, "projector": bool, "error": str | None,
+                  "retry_at": Timestamp | None, "former": str | None}
 SAVED_PART = {"name": str, "size": int, "sha256": str | None, "tag": str}
 
 
@@ -10228,9 +10249,9 @@ def download_restored(row: Any) -> Download | None:
     try:
         parts = [Part(**{"size": 0, **good_values(part, SAVED_PART)}) for part in row["parts"]]
         download = Download(**{**good_values(row, SAVED_DOWNLOAD), "parts": parts})
-        for part in [parts[0], *parts]:  # there is one at least
+        for part in parts:
             download_file(part.name)
-        old = None if row["parts"][0].get("tag") else Path(download.place)
+        old = Path(download.place) if parts and not row["parts"][0].get("tag") else None
     except (AttributeError, LookupError, TypeError, InvalidRequest) as problem:
         log.warning("A download cannot be taken up again, for it is not as llamadash saves it: %s", problem)
         return None
@@ -10331,12 +10352,20 @@ class Downloads:
         """Queue a model, for our own model folder or another one; one that is listed already goes on."""
         source = download_source(repo, self.hub.endpoint)
         source = source if file is None else Source(source.repo, download_file(file))
-        parts = await self.parts(source, projector)
+        parts, error, retry_at = list[Part](), None, None
+        try:
+            parts = await self.hub.parts(source, projector)
+        except HubUnavailable as problem:
+            if not (wait := problem.details.get("retryAfter")):
+                raise
+            error, retry_at = str(problem), now_ms() + 1000 * wait
         own = self.dash.config.data_dir / "models"
         place = own if folder is None else Path(folder)
         if place not in [*self.dash.folders(), own]:
             raise InvalidRequest("This is not a model folder.", field="folder")
-        download = Download(source.repo, parts[0].name, str(download_place(place, source.repo)), parts)
+        name = parts[0].name if parts else source.file or source.quantization or ANY_FILE
+        download = Download(source.repo, name, str(download_place(place, source.repo)), parts, projector=projector,
+                            error=error, retry_at=retry_at)
         known = self.items.get(download.key)
         if known and known.status in UNFINISHED_DOWNLOADS:
             await self.resume(known)
@@ -10347,18 +10376,6 @@ class Downloads:
         await self.use(download, download_check_space, download, needed)
         await self.resume(download)
         return download
-
-    async def parts(self, source: Source, projector: bool) -> list[Part]:
-        """The files that make up the model that `source` asks for; NotFound where there is none."""
-        files, _ = await self.hub.listing(source.repo)
-        if source.file in files and "mmproj" in source.file.lower():
-            return [files[source.file]]
-        model = download_choice(await asyncio.to_thread(download_models, files), source)
-        if not model:
-            wanted = source.file or source.quantization or "GGUF file"
-            raise NotFound(f"{source.repo} has no {wanted}", field="file" if source.file else "repo")
-        seen = [model["projector"]["file"]] if projector and "projector" in model else []
-        return [files[name] for name in (*(model["shards"] or [model["file"]]), *seen)]
 
     async def stop(self, download: Download, status: str) -> None:
         """End the work on a download: "paused" keeps what came so far, "cancelled" removes it."""
@@ -10396,7 +10413,7 @@ class Downloads:
         before = (self.items, download.status, download.error)
         others = {key: item for key, item in self.items.items() if key != download.key or item is download}
         self.items = {**others, download.key: download}  # a new one comes last
-        download.status, download.error = "queued", None
+        download.status, download.error = "queued", download.error if download.retry_at else None
         try:
             self.remember()
         except DashError:
@@ -10429,7 +10446,7 @@ class Downloads:
         download.path = path = str(await self.use(download, os.path.realpath, download.target(download.parts[0])))
         with contextlib.suppress(Conflict):  # a scan was faster
             await self.dash.library.add(path, source="download")
-        hub = {"repo": re.sub(r"@[0-9a-f]{40}$", "", download.repo), "file": download.file, "newer": None,
+        hub = {"repo": re.sub(r"@[0-9a-f]{40}$", "", download.repo), "file": download.parts[0].name, "newer": None,
                "files": {part.name: part.sha256 or part.size for part in download.parts}, "checked": now_ms()}
         self.dash.db.note_of_models("hub", {row["id"]: hub for row in self.dash.db.models() if row["path"] == path})
 
@@ -10505,6 +10522,10 @@ class Transfer:
         """Bring all parts here, then give them their names at once: half a model is never in the folder."""
         await self.use(self.download.count)
         await self.report("running")
+        if wait := max((self.download.retry_at or 0) - now_ms(), 0) / 1000:
+            await self.rest(self.download.error or "", min(wait, MAX_RETRY_AFTER))
+        if not self.download.parts:
+            await self.patiently(self.find)
         async with self.hub.session() as self.session:
             for part in self.download.parts:
                 await self.fetch(part)
@@ -10552,29 +10573,41 @@ class Transfer:
         if existing:
             await self.use(partial.unlink, True)
 
+    async def find(self) -> None:
+        """Ask the hub for the parts."""
+        self.download.parts = await self.hub.parts(self.download.source, self.download.projector)
+
     async def complete(self, part: Part, file: PartFile) -> None:
-        """Bring all bytes here, over a new connection whenever one is cut; HubUnavailable after RETRIES in vain."""
-        failures, download = 0, self.download
+        """Bring all bytes here, over a new connection whenever one is cut."""
         if part.here > part.size:
             await self.use(file.restart)
         while part.here < part.size:
-            before = part.here
+            await self.patiently(self.transfer, part, file)
+
+    async def patiently(self, step: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+        """Take a `step`, again where the hub fails: HubUnavailable after RETRIES in a row that bring nothing."""
+        failures, download = 0, self.download
+        while True:
+            before = download.done
             try:
-                await self.transfer(part, file)
+                return await step(*arguments)
             except HubUnavailable as problem:
-                failures = 1 if part.here > before else failures + 1
+                failures = 1 if download.done > before else failures + 1
                 if failures > RETRIES:
                     raise HubUnavailable(f"gave up after {failures} attempts: {problem}") from problem
-                log.info("download of %s: %s; trying again", part.name, problem)
+                log.info("download of %s: %s; trying again", download.file, problem)
                 pause = min(RETRY_PAUSE[0] * 2 ** (failures - 1), RETRY_PAUSE[1])
-                pause = max(pause, problem.details.get("retryAfter", 0))
-                try:
-                    download.error, download.retry_at = str(problem), now_ms() + round(pause * 1000)
-                    await self.report("running")
-                    await asyncio.sleep(pause)
-                finally:
-                    download.error = download.retry_at = None
-                await self.report("running")
+                await self.rest(str(problem), max(pause, problem.details.get("retryAfter", 0)))
+
+    async def rest(self, problem: str, pause: float) -> None:
+        """Wait for the next attempt, visibly."""
+        try:
+            self.download.error, self.download.retry_at = problem, now_ms() + round(pause * 1000)
+            await self.report("running")
+            await asyncio.sleep(pause)
+        finally:
+            self.download.error = self.download.retry_at = None
+        await self.report("running")
 
     async def transfer(self, part: Part, file: PartFile) -> None:
         """Bring what one connection gives."""
@@ -10836,7 +10869,29 @@ class Installer:
         self.due = 0  # when the newest is to be asked for, by steady_ms()
 
     async def begin(self) -> Json:
-        """Look for the newest release and begin to install it: the build that is to come."""
+        """Begin to install the newest release, or to wait until the hub tells of it: the build that is to come."""
+        try:
+            tag, offers = await self.offers()
+        except HubUnavailable as problem:
+            if "retryAfter" not in problem.details:
+                raise
+            return await self.start("llama.cpp", "llama.cpp", functools.partial(self.install_later, problem))
+        return await self.start(f"llama.cpp {tag}", f"{tag}-{next(iter(offers))}",
+                                functools.partial(self.install, tag, offers))
+
+    async def install_later(self, problem: HubUnavailable) -> tuple[str, str]:
+        """Install the newest release as soon as the hub, which had this `problem`, tells of it."""
+        while wait := problem.details.get("retryAfter"):
+            await self.say("llama.cpp", "installing", str(problem))
+            await asyncio.sleep(wait)
+            try:
+                return await self.install(*await self.offers())
+            except HubUnavailable as another:
+                problem = another
+        raise problem
+
+    async def offers(self) -> tuple[str, dict[str, list[Part]]]:
+        """The newest release, and its builds for this machine."""
         import ctypes.util  # not at the top: seldom needed
         tag, assets = await self.latest()
         sampler = self.dash.sampler
@@ -10845,8 +10900,7 @@ class Installer:
         cuda = await sampler.nvidia.cuda() if "nvidia" in vendors else None
         if not (offers := engine_offers(assets, vendors, cuda, rocm=bool(rocm))):
             raise NotFound(f"llama.cpp {tag} has no build for this machine ({sys.platform}, {platform.machine()}).")
-        return await self.start(f"llama.cpp {tag}", f"{tag}-{next(iter(offers))}",
-                                functools.partial(self.install, tag, offers))
+        return tag, offers
 
     async def start(self, what: str, id: str, work: Callable[[], Awaitable[tuple[str, str]]]) -> Json:
         """Begin with `work`, which installs a build and returns its id and what to say: the build that is to come."""
@@ -11172,6 +11226,7 @@ class AlertTarget:
         self.name, self.secret, self.url = name, secret, urllib.parse.urlsplit(address.removeprefix("ntfy+"))
         self.kind = {"n": "ntfy", "s": "e-mail"}.get(address[0], "webhook")
         self.error: str | None = None
+        self.wait = 0.0  # s for which it wants no further message
         self.pending: list[Json] = []
         self.filled = asyncio.Event()
 
@@ -11190,10 +11245,10 @@ class AlertTarget:
                 await asyncio.sleep(ALERT_GATHER)
             for pause in (*ALERT_RETRIES, 0):
                 self.filled.clear()
-                alerts = self.pending
+                alerts, self.wait = self.pending, 0.0
                 if await self.send(alerts):
                     break
-                await asyncio.sleep(pause)
+                await asyncio.sleep(max(pause, self.wait))
             self.pending = [alert for alert in self.pending if alert not in alerts]
             await asyncio.sleep(ALERT_SPACING)
 
@@ -11229,6 +11284,7 @@ class AlertTarget:
         async with aiohttp.ClientSession(trust_env=False) as session, session.post(
                 yarl.URL(self.url.geturl(), encoded=True), data=body, headers=headers, allow_redirects=False) as answer:
             if answer.status >= 300:
+                self.wait = min(retry_after(answer.headers), MAX_RETRY_AFTER)
                 raise DashError(f"it answered with status {answer.status}")
 
 

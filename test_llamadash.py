@@ -12017,6 +12017,39 @@ async def test_a_hub_that_says_not_now(
         assert not {"error", "retryAt"} & (await dash.until("done")).keys() and len(hub.file_requests) == 2
 
 
+@pytest.mark.parametrize(("asked", "file"), [
+    ({"file": GGUF_FILE}, GGUF_FILE), ({"repo": "user/repo:Q4_K_M"}, "Q4_K_M"), ({}, llamadash.ANY_FILE)])
+@run_async
+async def test_a_hub_that_says_not_now_to_what_a_repository_has(hub_folder: Path, asked: Json, file: str) -> None:
+    """The download waits for its list of files as for a file, also over a restart; by hand it is asked for at once."""
+    async with playing(hub_folder) as (hub, dash):
+        hub.files["mmproj-F16.gguf"] = b"projector"
+        hub.api, hub.headers = "busy", {"Retry-After": "3600"}
+        told = (await dash.request("models:download", **{"repo": "user/repo", "projector": False, **asked}))["download"]
+        assert (told["file"], told["files"], 3590 < told["retryAt"] / 1000 - time.time() <= 3600) == (file, [], True)
+        await eventually(lambda: dash.states()[-1]["status"] == "running")
+        await dash.end_tasks()
+        later = DownloadDash(hub_folder)
+        await later.downloads.run()
+        await eventually(lambda: any(item.get("retryAt") == told["retryAt"] for item in later.states()))
+        assert "429 and asks to wait" in later.states()[-1]["error"] and len(hub.hub_requests) == 1
+        await later.request("models:download:pause", repo="user/repo", file=file)
+        await later.request("models:download:resume", repo="user/repo", file=file)
+        await eventually(lambda: len(hub.hub_requests) == 2 and "retryAt" in later.states()[-1])
+        await later.end_tasks()
+        hub.api = "blobs"
+        for row in (rows := later.db.get_meta("downloads")):
+            row["retry_at"] = llamadash.now_ms() + 300
+        later.db.set_meta("downloads", rows)
+        last = DownloadDash(hub_folder)
+        await last.downloads.run()
+        assert (await last.until("done", file))["files"] == [GGUF_FILE]
+        assert (last.place / GGUF_FILE).read_bytes() == CONTENT
+        for item in (later, last):
+            await item.stop()
+            item.db.close()
+
+
 @run_async
 async def test_unreachable_hub(hub_folder: Path) -> None:
     """Said in words, without an address that could hold a password."""
@@ -12409,11 +12442,13 @@ class FakeReleases:
         self.served: dict[str, bytes] = {}  # what is sent in place of the file
         self.cut = 0  # bytes after which the next connection ends
         self.ranges: list[str | None] = []
+        self.listed = 0  # times
 
     def name(self, kind: str) -> str:
         return f"llama-{self.tag}-bin-ubuntu-{kind + '-' if kind else ''}{MACHINE}.tar.gz"
 
     async def latest(self, request: web.Request) -> web.Response:
+        self.listed += 1
         assets = [{"name": self.name(kind), "size": len(content),
                    "browser_download_url": f"{self.url}/files/{kind or 'cpu'}",
                    "digest": f"sha256:{hashlib.sha256(content).hexdigest()}"} for kind, content in self.files.items()]
@@ -12626,14 +12661,28 @@ async def test_releases_that_cannot_be_listed(release_folder: Path) -> None:
         assert "does not answer as it should" in str(await dash.refused("engines:install"))
         releases.tag, releases.status = "b99", 403
         releases.headers = {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(int(time.time()) + 1800)}
-        refusal = await dash.refused("engines:install")
-        assert re.search(r"until \d\d:\d\d", str(refusal)) and 1790 <= refusal.details["retryAfter"] <= 1800
-        releases.status = 200
+        assert (await dash.request("engines:install"))["build"]["status"] == "installing"
+        await eventually(lambda: re.search(r"wait 1[78]\d\d s \(until \d\d:\d\d", str(dash.installer.report)))
+        assert "being installed already" in str(await dash.refused("engines:install"))
+        await dash.end_tasks()
+        dash.installer.report, releases.status = None, 200
         assert "no build for this machine" in str(await dash.refused("engines:install"))
         dash.installer.hub.endpoint = "http://127.0.0.1:9"
         problem = await dash.refused("engines:install")
         assert (problem.code, "127.0.0.1" in str(problem)) == ("HUB_UNAVAILABLE", True)
         assert dash.installer.report is None
+
+
+@run_async
+async def test_releases_that_are_listed_later(release_folder: Path) -> None:
+    """Where the list may be asked for in a moment, the installation waits for it, and goes on by itself."""
+    async with releasing(release_folder) as (releases, dash):
+        releases.status, releases.headers = 429, {"Retry-After": "0.1"}
+        await dash.request("engines:install")
+        await eventually(lambda: releases.listed == 2)
+        releases.status = 200
+        await dash.installer.tasks[False]
+        assert dash.installer.report and "has no build for this machine" in dash.installer.report["line"]
 
 
 # -- Alerts ----------------------------------------------------------------------------------------
@@ -12723,13 +12772,13 @@ async def test_nobody_is_served_where_all_who_ask_are_refused(
 
 
 @contextlib.asynccontextmanager
-async def webhook(*statuses: int) -> AsyncIterator[tuple[str, list[tuple[Any, bytes]]]]:
+async def webhook(*statuses: int, **more: str) -> AsyncIterator[tuple[str, list[tuple[Any, bytes]]]]:
     """An address that answers with these statuses, then with 200; and the headers and bodies that came."""
     got, answers = list[tuple[Any, bytes]](), list(statuses)
 
     async def handle(request: web.Request) -> web.Response:
         got.append((request.headers, await request.read()))
-        return web.Response(status=answers.pop(0) if answers else 200, headers={"Location": "/elsewhere"})
+        return web.Response(status=answers.pop(0) if answers else 200, headers={"Location": "/elsewhere", **more})
     runner = web.AppRunner(app := web.Application())
     app.router.add_post("/{path:.*}", handle)
     await runner.setup()
@@ -12765,6 +12814,21 @@ async def test_a_storm_is_one_message_that_is_signed_and_tried_again(monkeypatch
         assert read[0][0]["Authorization"] == "Bearer tk_1" and read[0][1].decode().startswith("model 0 crashed: ü")
         for task in tasks:
             task.cancel()
+
+
+@run_async
+async def test_a_place_that_asks_to_wait_gets_its_alerts_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message that came too early is sent again after what its answer says, where that is longer than usual."""
+    monkeypatch.setattr(llamadash, "ALERT_GATHER", 0.01)
+    monkeypatch.setattr(llamadash, "ALERT_RETRIES", (0.01, 0.01, 3600))
+    async with webhook(429, 503, **{"Retry-After": "0.4"}) as (url, got):
+        target = llamadash.AlertTarget("hook", url, "")
+        task = asyncio.create_task(target.run())
+        target.add({"kind": "crashed", "message": "a crashed"})
+        began = time.monotonic()
+        await eventually(lambda: not target.pending)
+        assert (len(got), target.error, time.monotonic() - began > 0.8) == (3, None, True)
+        task.cancel()
 
 
 @run_async
@@ -18644,8 +18708,9 @@ async def fuzzed_download(hub: MutatedHub, dash: DownloadDash, file: str | None)
         assert str(refused) and refused.code != "INTERNAL_ERROR"
         return None
     item = dash.downloads.items[answer["download"]["repo"], answer["download"]["file"]]
-    await eventually(lambda: item.status in ("done", "failed") or dash.failures, "the download ended", 20)
-    await eventually(lambda: not dash.downloads.tasks, "its task ended", 20)
+    await eventually(lambda: item.status in ("done", "failed") or dash.failures or (item.retry_at and not item.parts),
+                     "the download ended, or waits for what the hub has", 20)
+    await eventually(lambda: not item.parts or not dash.downloads.tasks, "its task ended", 20)
     return item
 
 
