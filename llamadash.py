@@ -1385,7 +1385,7 @@ class Statements:
             return typing.cast(list[sqlite3.Row], self.threads.connection.execute(query, values).fetchall())
 
     def newest(self, table: str, columns: Sequence[str], wanted: Json, limit: int,
-               after: tuple[int, int] | None = None) -> list[Json]:
+               after: tuple[int, int | str] | None = None) -> list[Json]:
         """The newest rows that meet `wanted`, after a row (timestamp, id); those from the future last; for threads."""
         late, until = now_ms() + CLOCK_JUMP, wanted.pop("to_ms", None) or 2**62
         ahead = after is not None and after[0] > late
@@ -1395,7 +1395,7 @@ class Statements:
         for part in ([] if ahead else [past]) + ([future] if until > late - 2 * CLOCK_JUMP else []):
             where, values = where_all(wanted | part)
             found += map(dated, self.read(f"SELECT {', '.join(columns)} FROM {table} {where} ORDER BY timestamp DESC, "
-                                          "id DESC LIMIT ?", [*values, limit - len(found)]))
+                                          "rowid DESC LIMIT ?", [*values, limit - len(found)]))
         return found
 
     def get_meta(self, key: str, default: Any = None) -> Any:
@@ -1989,8 +1989,8 @@ class RequestRows(DatabaseFile):
         """The newest captures without their texts, but with their lengths; may be called from a thread."""
         where, values = where_all({"model": model, "id < ?": before})
         lengths = ", ".join(f"LENGTH({name}) AS {name}" for name in ("request", "answer", "prompt", "head"))
-        return list(map(dict, self.read(f"SELECT id, timestamp, model, client, endpoint, status, {lengths} "
-                                        f"FROM captures {where} ORDER BY id DESC LIMIT ?", [*values, limit])))
+        return list(map(dated, self.read(f"SELECT id, timestamp, model, client, endpoint, status, {lengths} "
+                                         f"FROM captures {where} ORDER BY id DESC LIMIT ?", [*values, limit])))
 
 
 class AccessRows(DatabaseFile):
@@ -2064,14 +2064,14 @@ class ConversationRows(DatabaseFile):
 
     def conversations(self, search: str, before: int | None, limit: int) -> list[Json]:
         """Summaries, the last changed first, in which each word of `search` is found; may be called from a thread."""
-        where, values = where_all({"deleted_at IS NULL AND updated_at < ?": before or 2**62})
+        where, values = "deleted_at IS NULL", list[str]()
         for word in search.split()[:8]:  # beyond ASCII, LIKE knows no case
             spellings = [word] if word.isascii() else [word, word.lower(), word.upper(), word.title()]
             title, content = (" OR ".join([f"{name} {CONTAINS}"] * len(spellings)) for name in ("title", "content"))
             where += f" AND ({title} OR id IN (SELECT conversation FROM messages WHERE {content}))"
             values += 2 * spellings
-        return list(map(dict, self.read("SELECT id, title, folder, size, created_at, updated_at FROM conversations "
-                                        f"{where} ORDER BY updated_at DESC LIMIT ?", [*values, limit])))
+        columns = ("id", "title", "folder", "size", "created_at", "updated_at", "updated_at AS timestamp")
+        return self.newest("conversations", columns, {where: (*values,)}, limit, (before, "") if before else None)
 
     def conversation(self, id: str) -> Json:
         """One conversation with its messages, the oldest first, also where it was deleted of late; else NotFound."""

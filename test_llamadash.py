@@ -1518,6 +1518,20 @@ def test_rows_from_the_future_are_marked_and_hide_nothing(fresh_db: llamadash.Da
     assert (summary["count"], summary["generated_tokens"]) == (2, 2) and summary["throughput"] > 0.1
 
 
+def test_conversations_and_captures_from_the_future_hide_nothing(fresh_db: llamadash.Database) -> None:
+    """Conversations that were changed while the clock was ahead come last, on whichever page; captures have a mark."""
+    now, year = llamadash.now_ms(), 365 * llamadash.DAY
+    for id, moment in zip("abcd", [now - 2000, now + year, now + 2 * year, now - 1000], strict=True):
+        fresh_db.save_conversation(id, {"title": f"title {id}", "updated_at": moment}, ())
+        fresh_db.add_capture({"id": ord(id), "timestamp": moment, "model": "m", "request": "", "answer": ""})
+    for limit, search in itertools.product(range(1, 5), ("", "tit le")):
+        found: list[Json] = []
+        while page := fresh_db.conversations(search, found[-1]["updated_at"] if found else None, limit):
+            found += page
+        assert [(row["id"], row.get("future")) for row in found] == [("d", None), ("a", None), ("c", True), ("b", True)]
+    assert [row.get("future") for row in fresh_db.captures(None, None, 9)] == [None, True, True, None]
+
+
 def test_a_backup_dated_in_the_future_is_not_the_newest(fresh_db: llamadash.Database) -> None:
     """Nor is it kept for ever: others of its kind push it out."""
     fill_with_backups(fresh_db, "daily", 7)

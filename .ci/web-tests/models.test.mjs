@@ -27,6 +27,7 @@ test("quantizations of one model stand under one heading, pinned models and thos
   assert.deepEqual(facets.tags, [{ value: "fast", count: 1 }]);
   assert.deepEqual(queryModels(models, { ...query, tags: "fast" }, uses).rows.map(({ id }) => id), ["/b/x-Q8_0.gguf"]);
   assert.deepEqual([lastUse({ id: "/z.gguf", last_used_at: 5 }, uses), lastUse({ id: "n" }, uses), lastSpeed({ id: "n", last_speed: 3 }, uses)], [9, null, 3]);
+  assert.equal(lastUse({ id: "/z.gguf", last_used_at: Date.now() + 86_400_000 }, uses), 9, "the clock was ahead");
 });
 
 test("a thousand models are sorted and grouped at once", () => {

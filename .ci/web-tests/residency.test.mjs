@@ -46,6 +46,7 @@ test("a model is idle since its last use, its last request or its load", () => {
   assert.equal(idleSince(model, [{ model: "a", timestamp: 10, duration: 3 }, { model: "b", timestamp: 99, duration: 1 }]), 13);
   assert.equal(idleSince({ ...model, runtime: { requests: 1 } }), null);
   assert.equal(idleSince({ id: "a", runtime: {} }), null);
+  assert.equal(idleSince({ ...model, last_used_at: Date.now() + 600 * 86_400_000 }, [{ model: "a", timestamp: 10, duration: 3 }]), 13, "the clock was ahead");
 });
 
 test("the context in use is that of what runs, whose prompt is as long as the last one until it is told", () => {

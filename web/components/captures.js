@@ -1,5 +1,5 @@
 import { Component, h } from "../core/component.js";
-import { bytes, dateTime } from "../core/format.js";
+import { bytes, dateTime, rowTime } from "../core/format.js";
 import { CopyButton } from "./copy-button.js";
 import { Dialog } from "./dialog.js";
 import { icon } from "./icon.js";
@@ -154,11 +154,11 @@ export class Captures extends Component {
   }
 }
 
-/** @param {Json} row */
+/** @param {Json & {timestamp: number}} row */
 function captureRow(row) {
   return h("li", { key: row.id, className: "list-item" },
     h("button", { type: "button", className: "capture-row", dataset: { row: String(row.id) } },
-      h("span", null, dateTime(row.timestamp)),
+      h("span", null, rowTime(row)),
       h("strong", { className: "break-all" }, row.model),
       h("span", { className: "muted break-all" }, row.client, " ", row.endpoint),
       h("span", { className: "muted" }, `${bytes(row.request)} → ${bytes(row.answer)}`),

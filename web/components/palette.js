@@ -2,7 +2,7 @@
 
 import { h } from "../core/component.js";
 import { readStorage, writeStorage } from "../core/auth.js";
-import { kindWords, relativeTime } from "../core/format.js";
+import { kindWords, past, relativeTime } from "../core/format.js";
 import { fuzzyScore } from "../core/fuzzy.js";
 import { stylesheet } from "../core/router.js";
 import { Dialog } from "./dialog.js";
@@ -98,7 +98,7 @@ export function pickModel({ state, title, models = () => state.get("models") ?? 
 
 /** @param {Json[]} models @param {any[]} [devices] @returns {Entry[]} favourites and those in use first */
 function modelChoices(models, devices) {
-  const used = (/** @type {Json} */ model) => model.last_used_at ?? 0;
+  const used = (/** @type {Json} */ model) => past(model.last_used_at);
   const list = [...models].sort((a, b) => Number(b.favorite) - Number(a.favorite) || used(b) - used(a)
     || a.name.localeCompare(b.name));
   return list.map((model) => ({

@@ -1,3 +1,5 @@
+import { past } from "../core/format.js";
+
 /** @typedef {Record<string, any>} Model */
 /**
  * @typedef {{search: string, status: string, architecture: string, quantization: string, tags: string, favorites:
@@ -117,7 +119,7 @@ function counts(models, name) {
 
 /** When a model was used last, by any client, in Unix ms. @param {Model} model @param {Uses} uses */
 export function lastUse(model, uses) {
-  return Math.max(uses.used.get(model.id) ?? 0, model.last_used_at ?? 0) || null;
+  return Math.max(past(uses.used.get(model.id)), past(model.last_used_at)) || null;
 }
 
 /** How fast it answered last, in tokens a second. @param {Model} model @param {Uses} uses */

@@ -1,7 +1,7 @@
 /** Who is in memory, and who waits to get there. */
 
 import { h } from "../core/component.js";
-import { bytes, duration, kindWords, now, number, plural, tokenRate, tokens } from "../core/format.js";
+import { bytes, duration, kindWords, now, number, past, plural, tokenRate, tokens } from "../core/format.js";
 import { Sparkline } from "./chart.js";
 import { deviceColor } from "./device-memory.js";
 import { icon } from "./icon.js";
@@ -25,8 +25,7 @@ export function idleSince(model, requests = []) {
   if (model.runtime?.requests) return null;
   const ends = requests.filter((request) => request.model === model.id)
     .map(({ timestamp, duration: took }) => timestamp + (took ?? 0));
-  const latest = Math.max(0, model.last_used_at ?? 0, model.runtime?.loaded_at ?? 0, ...ends);
-  return latest || null;
+  return Math.max(...[model.last_used_at, model.runtime?.loaded_at, ...ends].map(past)) || null;
 }
 
 /**

@@ -181,6 +181,13 @@ export function clock(value) {
   return known(value) ? wall(value).toLocaleTimeString(undefined, { timeStyle: "medium", timeZone: "UTC" }) : NONE;
 }
 
+const JUMP_MS = 60_000; // by which the server's clock may be set without being doubted
+
+/** A time; 0 where there is none, or only a clock that was ahead can have noted it. @param {Maybe} value Unix ms */
+export function past(value) {
+  return known(value) && value <= now() + JUMP_MS ? value : 0;
+}
+
 /** What is said of a time that only a clock that was wrong can have noted. */
 export const AHEAD = " (the clock was ahead)";
 
