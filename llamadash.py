@@ -2062,7 +2062,7 @@ class AccessRows(DatabaseFile):
 class ConversationRows(DatabaseFile):
     """Conversations and their messages."""
 
-    def conversations(self, search: str, before: int | None, limit: int) -> list[Json]:
+    def conversations(self, search: str, before: int | None, limit: int, folder: str | None) -> list[Json]:
         """Summaries, the last changed first, in which each word of `search` is found; may be called from a thread."""
         where, values = "deleted_at IS NULL", list[str]()
         for word in search.split()[:8]:  # beyond ASCII, LIKE knows no case
@@ -2071,7 +2071,13 @@ class ConversationRows(DatabaseFile):
             where += f" AND ({title} OR id IN (SELECT conversation FROM messages WHERE {content}))"
             values += 2 * spellings
         columns = ("id", "title", "folder", "size", "created_at", "updated_at", "updated_at AS timestamp")
-        return self.newest("conversations", columns, {where: (*values,)}, limit, (before, "") if before else None)
+        wanted = {where: (*values,), "folder = ?": folder}
+        return self.newest("conversations", columns, wanted, limit, (before, "") if before else None)
+
+    def folders(self) -> list[str]:
+        """Those that conversations are in; may be called from a thread."""
+        return [row[0] for row in self.read("SELECT DISTINCT folder FROM conversations WHERE deleted_at IS NULL "
+                                            "ORDER BY folder", ()) if row[0]]
 
     def conversation(self, id: str) -> Json:
         """One conversation with its messages, the oldest first, also where it was deleted of late; else NotFound."""
@@ -9433,12 +9439,13 @@ async def chat_cancel(dash: Dash, client: Client, *, chatId: Annotated[str, Leng
 
 @on("conversations:list", error="LIST_CONVERSATIONS_FAILED")
 async def conversations_list(dash: Dash, *, search: Annotated[str, Length(0, 200)] = "",
-                             before: Timestamp | None = None, limit: Annotated[int, Range(1, 1000)] = 200) -> Json:
-    """Conversations, the last changed first; `search` is for words in titles and messages."""
-    rows = await asyncio.to_thread(dash.db.conversations, search, before, limit + 1)
+                             folder: Annotated[str, Length(0, 60)] | None = None, before: Timestamp | None = None,
+                             limit: Annotated[int, Range(1, 1000)] = 200) -> Json:
+    """Conversations, the last changed first, and all folders; `search` is for words in titles and messages."""
+    rows = await asyncio.to_thread(dash.db.conversations, search, before, limit + 1, folder)
     answering = {chat.message.get("conversation") for chat in dash.chats.all.values()}
     return {"conversations": [{**row, "answering": row["id"] in answering} for row in rows[:limit]],
-            "hasMore": len(rows) > limit}
+            "folders": await asyncio.to_thread(dash.db.folders), "hasMore": len(rows) > limit}
 
 
 @on("conversations:get", error="GET_CONVERSATION_FAILED")

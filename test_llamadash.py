@@ -11009,6 +11009,10 @@ async def test_conversations_are_found_deleted_and_had_back(tmp_path: Path) -> N
     assert await found("überraschung") == ["one"] and await found("0% SEA") == ["one"]
     assert await found("москва") == ["two"] and await found("river about") == ["three", "two"]
     assert await found("_") == [] and await found("", limit=1) == ["three"]
+    await dash.request("conversations:save", id="two", changes={})
+    assert await found("", folder="Trips", limit=1) == ["three"] and await found("москва", folder="Trips") == []
+    assert (await dash.request("conversations:list", limit=1))["folders"] == ["Trips"]
+    await dash.request("conversations:save", id="three", changes={})
     await dash.request("conversations:delete", id="two")
     assert await found("river") == ["three"]
     await dash.request("conversations:save", id="two", changes={"deleted_at": None})

@@ -34,6 +34,9 @@ export class Chat {
     this.summaries = null;
     this.hasMore = false;
     this.query = "";
+    this.folder = ""; // the only one whose conversations are listed
+    /** @type {string[]} all that there are */
+    this.folders = [];
     this.problem = ""; // why the list, or a conversation, cannot be had
     /** @type {Set<(message?: Message) => void>} */
     this.listeners = new Set();
@@ -82,20 +85,24 @@ export class Chat {
 
   // The list
 
-  /** @param {string} query */
-  search(query) {
+  /** @param {string} query @param {string} [folder] "" for all */
+  search(query, folder = this.folder) {
     this.query = query;
+    this.folder = folder;
     this.soon("list", () => this.refreshList());
   }
 
   /** @param {boolean} [further] whether to append those after the last one */
   async refreshList(further = false) {
-    const { query } = this;
+    const { query, folder } = this;
     const last = further ? this.summaries?.at(-1)?.updated_at : undefined;
     try {
-      const data = { ...(query ? { search: query } : {}), ...(last ? { before: last } : {}) };
-      const { conversations, hasMore } = await this.state.request("conversations:list", data);
-      if (query !== this.query) return;
+      const data = {
+        ...(query ? { search: query } : {}), ...(folder ? { folder } : {}), ...(last ? { before: last } : {}),
+      };
+      const { conversations, folders = [], hasMore } = await this.state.request("conversations:list", data);
+      if (query !== this.query || folder !== this.folder) return;
+      this.folders = folders;
       this.summaries = last ? [...(this.summaries ?? []), ...conversations] : conversations;
       this.hasMore = hasMore;
       this.problem = "";

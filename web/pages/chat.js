@@ -65,7 +65,7 @@ export class ChatPage extends Component {
     this.asked = this.props.query?.get("model");
     /** @type {any} */
     this.state = {
-      blank: this.begun() ?? this.blank(), query: this.chat.query, folder: "", editing: null, renaming: null,
+      blank: this.begun() ?? this.blank(), query: this.chat.query, editing: null, renaming: null,
       view: "thread", jump: false, draft: this.chat.draft, invalid: {}, uploads: [], compare: null, opening: false,
       recording: null,
     };
@@ -223,7 +223,7 @@ export class ChatPage extends Component {
   render() {
     const { state } = this.props;
     const loading = !state.get("models") || !state.get("engine") || this.state.opening;
-    const folders = [...new Set((this.chat.summaries ?? []).map(({ folder }) => folder))].filter(Boolean).sort();
+    const folders = [...new Set([...this.chat.folders, this.chat.folder])].filter(Boolean).sort();
     return h("section", { className: "page chat-page", dataset: { view: this.state.view } },
       h("h1", { className: "visually-hidden" }, "Chat"),
       this.renderSide(folders),
@@ -245,8 +245,9 @@ export class ChatPage extends Component {
 
   /** @param {string[]} folders */
   renderSide(folders) {
-    const { query, folder } = this.state;
-    const found = (this.chat.summaries ?? []).filter((summary) => !folder || summary.folder === folder);
+    const { query } = this.state;
+    const { folder } = this.chat;
+    const found = this.chat.summaries ?? [];
     const none = this.chat.problem || (!this.chat.summaries
       ? "Loading…"
       : query ? "No matching conversations." : "Your conversations appear here, on every device.");
@@ -597,7 +598,7 @@ export class ChatPage extends Component {
       this.asked = null;
       return this.changeConversation({ model: element.value });
     }
-    if (element.dataset.choice === "filter") return this.setState({ folder: element.value });
+    if (element.dataset.choice === "filter") return this.chat.search(this.chat.query, element.value);
     if (element.dataset.choice === "folder") return this.changeConversation({ folder: element.value.trim() });
     if (element.dataset.choice === "tools") return this.changeConversation({ tools: element.checked });
     if (element.dataset.choice === "preset") return this.usePreset(element.value);
