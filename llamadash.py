@@ -5411,9 +5411,20 @@ class Builds:
         own = (self.config.data_dir / "engines").absolute()
         return [build for build in self.builds.values() if Path(build.path).is_relative_to(own / build.id)]
 
+    @property
+    def for_gpus(self) -> str | None:
+        """The id of the best usable build, where that sees a GPU."""
+        best = self.builds.get(self.recommended or "")
+        return best.id if best and best.devices else None
+
+    def missed_gpu(self, build: Build, gpus: Iterable[Json]) -> str | None:
+        """The name of a GPU that a build does not see: one that another build does, or that no build does."""
+        seen = [device["description"] or device["name"] for device in self.devices]
+        return None if build.devices else seen[0] if seen else self.unused_gpu(gpus)
+
     def unused_gpu(self, gpus: Iterable[Json]) -> str | None:
         """The name of a GPU of this machine, where no usable build sees any."""
-        if any(build.devices and not build.problem for build in self.builds.values()):
+        if self.for_gpus:
             return None
         return next((gpu["name"] for gpu in gpus if gpu["vendor"] in ("nvidia", "apple")
                      or (gpu["memory_total"] or 0) >= USEFUL_GPU), None)
@@ -5678,6 +5689,8 @@ WANTED = re.compile(r"(?i)alloc(?:ate|ating|ation)(?: (?P<device>(?-i:[A-Z])\S{1
                     r"(?: on device (?P<index>\d{1,3}))?|current device: (?P<current>\d{1,3}), in function alloc")
 SLOT_LINE = re.compile(r"(?:id +(\d{1,4}) \| task +-?\d{1,10} \| )?selected slot by (?:LRU, t_last = (-?\d{1,19})|"
                        r"LCP similarity, (?:f_)?sim_best = (\d\.\d{3}) .{1,40}f_keep = (\d{1,6}\.\d{3}))")
+OFFLOADED = re.compile(r"offloaded (\d{1,4})/(\d{1,4}) layers to GPU")
+MAX_ACCOUNTED = 64  # of what an engine says of its memory while it fits a model into it
 SPEED_LINE = re.compile(r"n_(?:gen|decoded) = +\d{1,9}, tg = +[\d.]{1,20} t/s, tg_3s = +(\d{1,9}(?:\.\d{1,9})?) t/s")
 CHILD_EXIT = b"cmd_router_to_child:exit\n"
 TERMINAL_CODES = r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])"
@@ -5865,7 +5878,8 @@ class EngineOutput:
         self.meta: Json = {}
         self.addresses: dict[str, str] = {}  # of its devices on the PCI bus, by name
         self.free: dict[str, int] = {}  # bytes of each memory as it began
-        self.accounted: dict[str, Json] = {}  # what the engine says of its memory, by device
+        self.accounted: list[dict[str, Json]] = []  # what the engine says of its memory, by device, at each look of it
+        self.offloaded: tuple[int, int] | None = None  # layers on the GPUs, of how many, where it says that
         self.speed: float | None = None  # the last one known, tokens/s while answering
         self.slots = deque[tuple[float, re.Match[str]]](maxlen=64)  # how each was chosen, and when, a moment ago
 
@@ -5887,7 +5901,7 @@ class EngineOutput:
             with contextlib.suppress(*MALFORMED):
                 self.take_state(line)
         elif line.startswith(b'{"type":"fit_memory_breakdown"'):
-            self.accounted = memory_breakdown(line)
+            self.accounted = [*self.accounted[:MAX_ACCOUNTED], memory_breakdown(line)]
         elif line and not line.startswith(b"[New LWP "):  # of a debugger, one for each thread
             if len(line) > MAX_LOG_LINE:
                 line = shortened(line.decode("utf-8", "replace"), MAX_LOG_LINE).encode()
@@ -5925,6 +5939,8 @@ class EngineOutput:
         if found := USED_DEVICE.search(line.text):
             self.addresses |= {found[1]: found[2]} if found[2] else {}
             self.free |= {found[1]: int(found[3]) * 2**20} if found[3] else {}
+        if (found := OFFLOADED.search(line.text)) and not self.offloaded:  # a draft model's come later
+            self.offloaded = int(found[1]), int(found[2])
         noise = HARMLESS.search(line.text) or (line.level == "info" and NOISE.search(line.text))
         if line.text:
             self.journal.add("debug" if noise else line.level, self.name, line.text)
@@ -5953,6 +5969,8 @@ class Instance:
         self.dash, self.name, self.build = dash, name, build
         self.arguments, self.stop_timeout, self.changed = arguments, stop_timeout, changed
         self.parameters = ""  # of its model, as the usage has them
+        self.group: Group | None = None  # the entries that it serves, as they were when it started
+        self.spilled = 0  # bytes that it would take of the GPUs, beside what it does, had these room for them
         self.placement: list[str] = []  # the devices that it was told to use
         self.left_out: list[str] = []  # parameters that the build does not know
         self.port = int(arguments[arguments.index("--port") + 1])
@@ -6099,6 +6117,30 @@ class Instance:
             if is_amount(context := properties["default_generation_settings"]["n_ctx"]):
                 self.output.meta.setdefault("n_ctx", context)
 
+    def contexts(self) -> tuple[int, int, int, int]:
+        """Tokens: what a request can have, what all have together, what was asked for them, and the least for fitting.
+        """
+        parameters, (row, *_) = (self.group.parameters, self.group.rows.values()) if self.group else ({}, [{}])
+        has, options = self.output.meta.get("n_ctx") or 0, self.build.options or {}
+        shared = number_of(parameters, "parallel", -1) < 1 or parameters.get("kv-unified") is True
+        streams = 1 if shared and options else self.slots or 1
+        # without a wish, builds that fit a model into memory take all that it was trained for, if they can
+        trained = ("fit" in options) * (row.get("context_length") or 0) * streams
+        least = number_of(parameters, "fit-ctx", FIT_MIN_CONTEXT) * streams
+        return has, has * streams, number_of(parameters, "ctx-size", 0) or trained, least
+
+    def accounted(self, name: str) -> Json | None:
+        """What the engine says of a memory, for the context that it took: between the longest and the shortest tried.
+        """
+        looks = [look[name] for look in self.output.accounted if name in look]
+        looks = [look for look in looks if look["model"] == looks[0]["model"]] if self.group else looks[-1:]
+        if not looks:
+            return None
+        least, most = (choose(looks, key=lambda look: look["context"]) for choose in (min, max))
+        _, has, asked, shortest = self.contexts()
+        share = 1.0 if least == most or asked <= shortest else min(max((has - shortest) / (asked - shortest), 0.0), 1.0)
+        return {part: round(least[part] + share * (most[part] - least[part])) for part in most}
+
     async def measure(self) -> None:
         """Find out what the process takes of each memory."""
         if self.process is not None:
@@ -6106,7 +6148,7 @@ class Instance:
             self.dash.sampler.addresses |= self.output.addresses
             gpus = await self.dash.sampler.gpu_memory_of(self.process.pid, self.build.devices)
             self.devices = [with_parts({"name": name, "kind": "gpu" if name in gpus else "cpu", "used": used},
-                                       self.output.accounted.get(name))
+                                       self.accounted(name))
                             for name, used in {**gpus, "Main memory": taken}.items()]
             self.taken = {**gpus, "Main memory": own}
             self.changed()
@@ -6715,7 +6757,7 @@ REQUEST_PARAMETERS = {
     "temp": "temperature", "predict": "n_predict", "sampling-seq": "samplers", "reasoning": "enable_thinking",
     "reasoning-budget": "reasoning_budget_tokens"}
 CPU_PARAMETERS = frozenset(("n-gpu-layers", "cpu-moe", "n-cpu-moe", "override-tensor"))  # which leave weights there
-SPILL_TOLERANCE = 0.2  # of the weights: embeddings stay in main memory in any case
+SPILL_TOLERANCE, SPILL_LEAST = 0.1, 512 * 2**20  # of the weights, and bytes: by less an estimate may be wrong
 OWN_PARAMETERS = ("stop-timeout",)  # which the engine never sees
 PLACING_PARAMETERS = frozenset(("device", "split-mode", "tensor-split", "main-gpu", "rpc"))
 UNTOUCHED: Json = {"status": "unloaded", "progress": None, "stage": None, "reason": None, "error": None, "next": None,
@@ -6819,7 +6861,7 @@ class Entries:
     def runtime(self, row: Json, unit: Unit, instance: Instance) -> Json:
         """The `runtime` of an entry whose process runs."""
         group = self.groups.get(unit.id)
-        short = less_than_asked(group, instance) if group and unit.status == "loaded" else None
+        short = less_than_asked(instance) if unit.status == "loaded" else None
         return {**instance.output.meta, "pid": instance.process.pid if instance.process else None,
                 "build": instance.build.id, "slots": instance.slots, "devices": instance.devices,
                 "memory": sum(item["used"] for item in instance.devices) if instance.devices else None,
@@ -6827,7 +6869,7 @@ class Entries:
                 "tokens_per_second": self.dash.requests.live_speed(unit.id, instance),
                 "placement": instance.placement, "left_out": instance.left_out,
                 "shared_with": [id for id in group.rows if id != row["id"]] if group else [],
-                "shortfall": short and short[0],
+                "shortfall": short and short[0], "better_build": self.dash.builds.for_gpus,
                 "warning": "Its file is gone: it cannot be loaded again." if row["missing"] else short and short[1]}
 
 
@@ -6926,12 +6968,24 @@ class Memory:
         header = await self.dash.library.header(row, parameters)
         return await asyncio.to_thread(placement_plans, row, parameters, self.of_model(row), header)
 
+    async def spilled(self, instance: Instance) -> int:
+        """The bytes that a process would take of the GPUs if it was there as a whole, beyond what it takes."""
+        gpus = [item["used"] for item in instance.devices if item["kind"] == "gpu"]
+        if not gpus or not instance.group or CPU_PARAMETERS & instance.group.parameters.keys():
+            return 0
+        row = {**next(iter(instance.group.rows.values())), "memory_correction": None}
+        whole = {**instance.group.parameters, "n-gpu-layers": 9999, "ctx-size": instance.contexts()[1]}
+        placed = {"device": ",".join(instance.placement), **whole} if instance.placement else whole
+        header = await self.dash.library.header(row, placed)
+        found = await asyncio.to_thread(estimate_memory, row, placed, self.of_model(row, instance.build), header)
+        return sum([int(item["used"]) for item in found["devices"] if item["kind"] == "gpu"]) - sum(map(int, gpus))
+
     def learn(self, unit: Unit, instance: Instance) -> None:
         """Correct what is reserved, and the next estimate, by what a process really takes of the GPUs."""
         gpus = {item["name"]: item["used"] for item in instance.devices if item["kind"] == "gpu"}
         group = self.pool.entries.groups.get(unit.id)
         reserved = [need for name, need in unit.held.items() if name in gpus]
-        short = group and less_than_asked(group, instance)
+        short = less_than_asked(instance)
         if reserved and group and not (short and (short[0] == "spilled" or "ctx-size" in group.parameters)):
             error = max(-MAX_CORRECTION, min(sum(gpus.values()) - sum(reserved), MAX_CORRECTION))
             known = {id: (self.dash.db.get_model(id)["memory_correction"] or {}).get("gpu", 0) for id in group.rows}
@@ -7110,7 +7164,7 @@ class Pool:
         arguments, left_out = engine_arguments(build, row, group.parameters, free_port("127.0.0.1"), unit.name, devices)
         instance = Instance(self.dash, unit.name, build, arguments, stop_timeout=int(unit.grace),
                             changed=lambda: self.mark(*group.rows))
-        instance.placement, instance.left_out = list(devices or ()), left_out
+        instance.placement, instance.left_out, instance.group = list(devices or ()), left_out, group
         instance.parameters = parameters_text(group.parameters)
         self.instances[unit.id], self.started[unit.id] = instance, group.parameters
         return instance
@@ -7123,9 +7177,10 @@ class Pool:
             self.do(self.residency.loaded(unit.id, time.monotonic()))
             await asyncio.sleep(1.0)
             await instance.measure()
+            instance.spilled = await self.memory.spilled(instance)
             self.memory.learn(unit, instance)
-            if (group := self.entries.groups.get(unit.id)) and (short := less_than_asked(group, instance)):
-                self.dash.event("spilled" if short[0] == "spilled" else "cut", unit.name, short[1])
+            if short := less_than_asked(instance):
+                self.dash.event(short[0] if short[0] in ("spilled", "unused") else "cut", unit.name, short[1])
             proven = self.dash.db.get_meta("proven_builds", {})
             if proven.get(unit.name) != instance.build.id:
                 proven = {**proven, unit.name: instance.build.id}
@@ -7234,23 +7289,28 @@ def unix_ms(moment: float | None) -> int | None:
     return None if moment is None or moment == math.inf else now_ms() + round(1000 * (moment - time.monotonic()))
 
 
-def less_than_asked(group: Group, instance: Instance) -> tuple[str, str] | None:
+def less_than_asked(instance: Instance) -> tuple[str, str] | None:
     """Whether a process came up with less context, or less of it on the GPUs, than asked: the kind, and in words."""
-    parameters, (row, *_) = group.parameters, group.rows.values()
-    has, trained, options = instance.output.meta.get("n_ctx"), row["context_length"] or 0, instance.build.options or {}
-    shared = number_of(parameters, "parallel", -1) < 1 or parameters.get("kv-unified") is True
-    streams = 1 if shared and options else instance.slots or 1
-    # without a wish, builds that fit a model into memory take all that it was trained for, if they can
-    asked = number_of(parameters, "ctx-size", 0) or ("fit" in options) * trained * streams
-    if has and has * streams < asked - CONTEXT_STEP * streams:
-        if has == trained:
-            return "trained", f"The context is {has:,} tokens: the model was trained for no more."
-        return "cut", f"The context was cut to {has * streams:,} of {asked:,} tokens, to fit into memory."
-    gpus, weights = [item["used"] for item in instance.devices if item["kind"] == "gpu"], row["file_size"] or 0
-    elsewhere = weights - sum(gpus)
-    if gpus and elsewhere > SPILL_TOLERANCE * weights and not CPU_PARAMETERS & parameters.keys():
-        size = f"{elsewhere / 2**30:.1f} GiB"
-        return "spilled", f"{size} of its weights are in main memory, which is slow: the GPU had no room."
+    if not instance.group:
+        return None
+    parameters, (row, *_) = instance.group.parameters, instance.group.rows.values()
+    each, has, asked, _ = instance.contexts()
+    gpu = instance.dash.builds.missed_gpu(instance.build, instance.dash.sampler.gpus.values())
+    if gpu and parameters.get("device") != "none" and parameters.get("n-gpu-layers") != 0:
+        return "unused", f"The GPU ({gpu}) is not used: the build {instance.build.id} sees none."
+    if each and has < asked - CONTEXT_STEP * has // each:
+        if each == row["context_length"]:
+            return "trained", f"The context is {each:,} tokens: the model was trained for no more."
+        return "cut", f"The context was cut to {has:,} of {asked:,} tokens, to fit into memory."
+    if CPU_PARAMETERS & parameters.keys():
+        return None
+    on_gpu, layers = instance.output.offloaded or (0, 0)
+    if on_gpu < layers:
+        left = f"{layers - on_gpu} of {layers} layers"
+        return "spilled", f"{left} are in main memory, which is slow: the GPU had no room."
+    if instance.spilled > max(SPILL_TOLERANCE * (row["file_size"] or 0), SPILL_LEAST):
+        what = f"{instance.spilled / 2**30:.1f} GiB of its {'experts' if row['expert_count'] else 'weights'}"
+        return "spilled", f"{what} are in main memory, which is slow: the GPU had no room."
     return None
 
 

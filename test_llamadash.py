@@ -9165,30 +9165,98 @@ async def test_a_model_goes_to_one_gpu_where_it_fits(
             assert (f"--device {device} " in f"{started} ") == bool(device), started
 
 
-@pytest.mark.parametrize(("parameters", "context", "gpus", "said"), [
-    ({"ctx-size": 131072}, 93440, {"CUDA0": 9}, "cut to 93,440 of 131,072"), ({"ctx-size": 131072}, 131072, {}, None),
-    ({"ctx-size": 262144}, 131072, {"CUDA0": 9}, "trained for no more"), ({}, 131072, {"CUDA0": 0.9}, "7.1 GiB of its"),
-    ({}, 131072, {"CUDA0": 5, "CUDA1": 4}, None), ({"cpu-moe": True}, 131072, {"CUDA0": 0.9}, None),
-    ({}, 131072, {}, None), ({}, 40960, {"CUDA0": 9}, "cut to 40,960 of 131,072"),  # as the engine fits by itself
-    ({"ctx-size": 0}, 40960, {"CUDA0": 9}, "cut to 40,960 of 131,072"),
-    ({"ctx-size": 131072, "parallel": 4}, 32768, {"CUDA0": 9}, None),  # each slot has its part
-    ({"parallel": 4}, 32768, {"CUDA0": 9}, "cut to 131,072 of 524,288"),  # where each could have had all
-    ({"ctx-size": 65536, "parallel": 4, "kv-unified": True}, 65536, {"CUDA0": 9}, None),
-    ({"ctx-size": 65536, "parallel": 4, "kv-unified": True}, 32768, {"CUDA0": 9}, "cut to 32,768 of 65,536")])
-def test_what_a_process_has_less_than_asked(parameters: Json, context: int, gpus: dict[str, float], said: str | None,
-                                            ) -> None:
-    """A cut context, that of the training, and weights that the GPU had no room for are three things, and are said."""
-    group = llamadash.Group({"m": ROW}, parameters)
-    devices = [{"name": name, "kind": "gpu", "used": used * GB} for name, used in gpus.items()]
-    instance = types.SimpleNamespace(slots=parameters.get("parallel", 4),
-                                     build=types.SimpleNamespace(options={"fit": ""}),
-                                     devices=[*devices, {"name": "Main memory", "kind": "cpu", "used": GB}],
-                                     output=types.SimpleNamespace(meta={"n_ctx": context}))
-    found = llamadash.less_than_asked(group, typing.cast(llamadash.Instance, instance))
-    assert (found is None) if said is None else said in str(found)
-    instance.build.options = {"model": ""}  # an older one takes a context of its own where none is asked for
-    if not parameters.get("ctx-size"):
-        assert "context" not in str(llamadash.less_than_asked(group, typing.cast(llamadash.Instance, instance)))
+def a_loaded_instance(dash: StubDash, parameters: Json, context: int, row: Json | None = None) -> llamadash.Instance:
+    """An instance of a model as it is once it is loaded."""
+    instance = an_instance(dash, options={"fit": ""})
+    instance.group = llamadash.Group({"m": row or ROW}, parameters)
+    instance.slots, instance.output.meta = parameters.get("parallel", 4), {"n_ctx": context}
+    return instance
+
+
+@pytest.mark.parametrize(("parameters", "context", "said"), [
+    ({"ctx-size": 131072}, 93440, "cut to 93,440 of 131,072"), ({"ctx-size": 131072}, 131072, None),
+    ({"ctx-size": 262144}, 131072, "trained for no more"),
+    ({}, 40960, "cut to 40,960 of 131,072"),  # as the engine fits by itself
+    ({"ctx-size": 0}, 40960, "cut to 40,960 of 131,072"),
+    ({"ctx-size": 131072, "parallel": 4}, 32768, None),  # each slot has its part
+    ({"parallel": 4}, 32768, "cut to 131,072 of 524,288"),  # where each could have had all
+    ({"ctx-size": 65536, "parallel": 4, "kv-unified": True}, 65536, None),
+    ({"ctx-size": 65536, "parallel": 4, "kv-unified": True}, 32768, "cut to 32,768 of 65,536")])
+def test_what_a_process_has_less_than_asked(dash: StubDash, parameters: Json, context: int, said: str | None) -> None:
+    """A cut context and that of the training are two things, and are said."""
+    async def check() -> None:
+        instance = a_loaded_instance(dash, parameters, context)
+        found = llamadash.less_than_asked(instance)
+        assert (found is None) if said is None else said in str(found)
+        instance.build = dataclasses.replace(instance.build, options={"model": ""})  # an older one takes a context of
+        if not parameters.get("ctx-size"):                                           # its own where none is asked for
+            assert "context" not in str(llamadash.less_than_asked(instance))
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize(("parameters", "gpus", "more", "said"), [
+    ({}, {"CUDA0": 1.0}, {}, "8.3 GiB of its weights"), ({}, {"CUDA0": 1.0}, {"expert_count": 8}, "8.3 GiB of its exp"),
+    ({}, {"CUDA0": 9.0}, {}, None), ({}, {"CUDA0": 5, "CUDA1": 4.6}, {}, None), ({}, {}, {}, None),
+    ({"cpu-moe": True}, {"CUDA0": 1.0}, {}, None), ({"n-gpu-layers": 9}, {"CUDA0": 3.0}, {}, None),
+    # What the cache takes of a GPU is no weights
+    ({"ctx-size": 131072}, {"CUDA0": 12.0}, {}, "12.9 GiB of its weights"),
+    ({"ctx-size": 131072}, {"CUDA0": 25}, {}, None),
+    ({}, {"CUDA0": 9.0}, {"said": "load_tensors: offloaded 20/33 layers to GPU"}, "13 of 33 layers are in main memory"),
+    ({}, {"CUDA0": 9.0}, {"said": "load_tensors: offloaded 33/33 layers to GPU"}, None)])
+@run_async
+async def test_what_is_left_in_main_memory_is_told(dash: StubDash, parameters: Json, gpus: dict[str, float], more: Json,
+                                                   said: str | None) -> None:
+    """Weights or experts that the GPU had no room for, from what it would have taken, or as the engine says it."""
+    row = {**ROW, "name": "m", "path": "/nowhere.gguf", "shards": [], "build": None, **more}
+    instance = a_loaded_instance(dash, parameters, parameters.get("ctx-size", 4096), {**row, "context_length": 4096})
+    instance.build = dataclasses.replace(instance.build, devices=tuple(
+        {"name": name, "description": "X", "total": 80 * GB, "free": 80 * GB} for name in gpus))
+    dash.builds.builds = {"x": instance.build}
+    instance.devices = [{"name": name, "kind": "gpu", "used": int(used * GB)} for name, used in gpus.items()]
+    if text := more.get("said"):
+        instance.output.take_line(text.encode())
+    instance.spilled = await dash.pool.memory.spilled(instance)
+    found = llamadash.less_than_asked(instance)
+    assert (found is None) if said is None else found and (found[0], said in found[1]) == ("spilled", True), (
+        found, instance.spilled / GB)
+
+
+@run_async
+async def test_a_gpu_that_a_model_does_not_use_is_told(dash: StubDash) -> None:
+    """Where its build sees none and another one does, or none can use that of the machine, unless it shall not be."""
+    instance = a_loaded_instance(dash, {}, 131072)
+    dash.builds.builds = {"x": instance.build}
+    assert llamadash.less_than_asked(instance) is None
+    dash.sampler.gpus = cards("a:RTX 4090:24")
+    assert llamadash.less_than_asked(instance) == ("unused", "The GPU (RTX 4090) is not used: the build x sees none.")
+    assert dash.builds.for_gpus is None
+    device = {"name": "CUDA0", "description": "RTX 4090", "total": 24 * GB, "free": 24 * GB}
+    dash.builds.builds["y"] = dataclasses.replace(instance.build, id="y", devices=(device,))
+    assert (llamadash.less_than_asked(instance) or "")[0] == "unused" and dash.builds.for_gpus == "y"
+    for parameters in ({"device": "none"}, {"n-gpu-layers": 0}):
+        assert instance.group
+        instance.group.parameters = parameters
+        assert llamadash.less_than_asked(instance) is None
+    instance.group.parameters, instance.build = {}, dash.builds.builds["y"]
+    assert llamadash.less_than_asked(instance) is None
+
+
+@run_async
+async def test_the_parts_of_a_cut_context_are_those_that_were_taken(dash: StubDash) -> None:
+    """Between what the engine accounted for the context that was asked for and for the shortest."""
+    instance = a_loaded_instance(dash, {"ctx-size": 0}, 36864)
+    instance.slots = 1
+    for context, compute in ((14336, 900), (448, 132)):  # MiB with 131,072 tokens, and with 4,096
+        rows = [{"kind": "device", "name": "CUDA0", "self": 6000 + context + compute, "model": 6000,
+                 "context": context, "compute": compute}]
+        line = json.dumps({"type": "fit_memory_breakdown", "data": {"rows": rows}}, separators=(",", ":"))
+        instance.output.take_line(line.encode())
+    found = instance.accounted("CUDA0")
+    assert found and (found["model"], found["context"] // MIB) == (6000 * MIB, 448 + round(13888 * 32768 / 126976))
+    parts = llamadash.with_parts({"name": "CUDA0", "kind": "gpu", "used": found["used"] + 500 * MIB}, found)
+    assert parts["other"] == pytest.approx(500 * MIB, abs=10) and instance.accounted("CUDA1") is None
+    instance.output.meta["n_ctx"] = 131072
+    assert (instance.accounted("CUDA0") or {})["context"] == 14336 * MIB
 
 
 # -- Gateway and keys ------------------------------------------------------------------------------

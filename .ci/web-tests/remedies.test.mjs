@@ -18,6 +18,14 @@ test("each kind of shortfall has its remedies", () => {
   assert.deepEqual(words(model("spilled", { "cache-type-k": "q8_0" }), []), ["Set the context to 2,048"]);
 });
 
+test("a GPU that is not used has a build that sees it, or that can be installed", () => {
+  const it = model("unused");
+  assert.deepEqual(remedies(it, [other]).map(({ words, install }) => [words, install]),
+    [["Install a build for the GPU", true]]);
+  it.runtime.better_build = "b1-cuda";
+  assert.deepEqual(remedies(it, [other]), [{ key: "build", words: "Use b1-cuda", changes: { build: "b1-cuda" } }]);
+});
+
 test("a remedy is saved, and the model is loaded again", async () => {
   const asked = [];
   const it = model("cut", { threads: 4 });

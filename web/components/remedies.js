@@ -3,7 +3,7 @@ import { number } from "../core/format.js";
 import { toast } from "./toast.js";
 
 /** @typedef {Record<string, any>} Json */
-/** @typedef {{key: string, words: string, parameters?: Json, unload?: string}} Remedy */
+/** @typedef {{key: string, words: string, changes?: Json, unload?: string, install?: boolean}} Remedy */
 
 const STEP = 256; // tokens that a context is a multiple of
 
@@ -12,19 +12,24 @@ const STEP = 256; // tokens that a context is a multiple of
  * @param {Json} model @param {Json[]} models all of them @returns {Remedy[]}
  */
 export function remedies({ id, parameters = {}, runtime = {} }, models) {
-  const { shortfall, n_ctx: context, slots } = runtime;
+  const { shortfall, n_ctx: context, slots, better_build: build } = runtime;
   if (!shortfall) return [];
+  if (shortfall === "unused") {
+    return [build ? { key: "build", words: `Use ${build}`, changes: { build } }
+      : { key: "install", words: "Install a build for the GPU", install: true }];
+  }
   const whole = context * (slots ?? 1);
   const smaller = shortfall === "spilled" ? Math.max(STEP, Math.floor(whole / 2 / STEP) * STEP) : whole;
   const words = `Set the context to ${number(smaller, 0)}`;
-  const less = { key: "context", words, parameters: { "ctx-size": smaller } };
+  const change = (/** @type {Json} */ more) => ({ parameters: { ...parameters, ...more } });
+  const less = { key: "context", words, changes: change({ "ctx-size": smaller }) };
   if (shortfall === "trained") return [less];
   const plain = [undefined, "f16", "f32", "bf16"].includes(parameters["cache-type-k"]);
   const others = models.filter((other) => other.id !== id && other.status === "loaded" && !other.pinned);
   return [
     ...others.map((other) => ({ key: `unload ${other.id}`, words: `Unload ${other.name}`, unload: other.id })),
     ...(plain ? [{
-      key: "cache", words: "Use a q8_0 KV cache", parameters: { "cache-type-k": "q8_0", "cache-type-v": "q8_0" },
+      key: "cache", words: "Use a q8_0 KV cache", changes: change({ "cache-type-k": "q8_0", "cache-type-v": "q8_0" }),
     }] : []),
     less,
   ].slice(0, 3);
@@ -68,12 +73,14 @@ export class Remedies extends Component {
  * Do what a remedy says, and load the model again with it.
  * @param {any} state @param {Json} model @param {Remedy} remedy
  */
-async function applyRemedy(state, model, { parameters, unload }) {
-  if (unload) await state.request("models:unload", { id: unload });
-  if (parameters) {
-    const changes = { parameters: { ...model.parameters, ...parameters } };
-    await state.request("models:update", { id: model.id, revision: model.revision, changes });
+async function applyRemedy(state, model, { changes, unload, install }) {
+  if (install) {
+    await state.request("engines:install");
+    toast("Installing: load the model again afterwards");
+    return;
   }
+  if (unload) await state.request("models:unload", { id: unload });
+  if (changes) await state.request("models:update", { id: model.id, revision: model.revision, changes });
   await state.request("models:unload", { id: model.id });
   const gone = () => state.get("models").find((/** @type {Json} */ { id }) => id === model.id)?.status === "unloaded";
   if (!gone()) {

@@ -24,6 +24,7 @@ const KINDS = {
   schedule: ["Schedule", "info"],
   cut: ["Less context", "warning"],
   spilled: ["Spilled", "warning"],
+  unused: ["GPU not used", "warning"],
   waiting: ["Waits", "warning"],
   unwanted: ["Waits no more", "neutral"],
   loading: ["Loading", "info"],
