@@ -2062,7 +2062,7 @@ class AccessRows(DatabaseFile):
 class ConversationRows(DatabaseFile):
     """Conversations and their messages."""
 
-    def conversations(self, search: str, before: int | None, limit: int, folder: str | None) -> list[Json]:
+    def conversations(self, search: str, before: int | None, limit: int, folder: str | None = None) -> list[Json]:
         """Summaries, the last changed first, in which each word of `search` is found; may be called from a thread."""
         where, values = "deleted_at IS NULL", list[str]()
         for word in search.split()[:8]:  # beyond ASCII, LIKE knows no case
