@@ -6500,6 +6500,7 @@ class Residency:
         self.models_max, self.min_residency, self.max_wait = 0, 10.0, 600.0
         self.rooms: Mapping[str, int] = {}  # what all may hold on each device; nobody has to go where it is lowered
         self.yielding: Iterable[str] = ()  # the devices on which idle models make way for other programs
+        self.took: dict[str, float] = {}  # since when another one has memory there that it had not before
         self.units: dict[str, Unit] = {}
         self.actions: list[Action] = []
 
@@ -6644,12 +6645,13 @@ class Residency:
         return actions
 
     def give_way(self, device: str, now: float) -> None:
-        """Let idle models go, the least recently used first, until a device has room for what others took."""
+        """Let idle models go that were there when others took memory, and more until there is room for these."""
         units = [unit for unit in self.units.values() if unit.held.get(device) and not unit.leaving]
         over = sum([unit.held[device] for unit in units]) - self.rooms.get(device, math.inf)
-        settled = all(now - unit.loaded_at >= STABLE_AFTER for unit in units)  # only then it is known what others take
-        for unit in sorted(units, key=lambda unit: unit.used_at) if settled else ():
-            if over > 0 and not unit.pinned and unit.idle_for(now) >= 0:
+        for unit in sorted(units, key=lambda unit: unit.used_at):  # the least recently used first
+            settled = now - unit.loaded_at >= STABLE_AFTER
+            needed = over > 0 or unit.loaded_at < self.took.get(device, -math.inf)
+            if needed and settled and not unit.pinned and unit.idle_for(now) >= 0:
                 over, unit.gave_way = over - unit.held[device], now
                 self.stop(unit, f"other programs need the memory of {device}")
 
@@ -6680,7 +6682,8 @@ class Residency:
             if not away or unit.resident or unit.wanted or unit.failures >= CRASH_LIMIT:
                 continue
             choice = planner.best(unit, gentle=True)
-            if unit.gave_way is not None and not (choice and planner.fits(choice[0])):
+            taken = choice and not self.took.keys().isdisjoint(choice[0].need)
+            if unit.gave_way is not None and (taken or not (choice and planner.fits(choice[0]))):
                 unit.gave_way = now
             elif choice and now - (unit.gave_way or 0) >= RETURN_AFTER:
                 self.place(unit, *choice, planner)
@@ -6890,6 +6893,7 @@ class Memory:
         self.outside: dict[str, int] = {}  # bytes of each memory that others use
         self.others_told: dict[str, int] = {}  # bytes of each GPU that others used when that was last told
         self.others_moved: set[str] = set()  # GPUs of which the last sample differed from that
+        self.usual: dict[str, int] = {}  # bytes of each GPU that others used before they took what they have now
 
     def devices(self) -> list[Json]:
         """Every memory: [{name, kind, total, free (for all models together), unused, budget, held}] in bytes."""
@@ -6930,11 +6934,15 @@ class Memory:
             await self.dash.sampler.read_gpus(fresh=True)
             listed = self.dash.sampler.memories(self.dash.builds.devices)
             await self.dash.builds.measure({item["name"] for item in listed if item.get("told") is False})
-            moving = any(unit.status in ("loading", "stopping") for unit in self.pool.residency.units.values())
-            if not moving or not self.outside:
+            if not self.moving() or not self.outside:
                 self.outside = self.others()
             self.pool.residency.rooms = {item["name"]: item["free"] for item in self.devices()}
             self.pool.do(self.pool.residency.settle(time.monotonic()))
+
+    def moving(self) -> bool:
+        """Whether it is not known what our processes take, as one comes or goes."""
+        return (any(unit.status in ("loading", "stopping") for unit in self.pool.residency.units.values())
+                or not all(instance.taken for instance in self.pool.instances.values()))
 
     def taken(self) -> collections.Counter[str]:
         """Bytes of each memory that our processes take."""
@@ -6942,21 +6950,27 @@ class Memory:
         return sum(taken, collections.Counter[str]())
 
     async def watch_others(self) -> None:
-        """Put into the timeline that another program took or gave back memory of a GPU, once two samples show it."""
-        instances, units, before = self.pool.instances.values(), self.pool.residency.units.values(), self.others_moved
-        if any(unit.status in ("loading", "stopping") for unit in units) or not all(item.taken for item in instances):
+        """Tell that another program took or gave back memory of a GPU, once two samples show it."""
+        instances, before = self.pool.instances.values(), self.others_moved
+        if self.moving():
             return
         ours, gpus = self.taken(), self.dash.sampler.gpus
         names = {id: device["name"] for device, id in self.dash.sampler.readings(self.dash.builds.devices)}
         used = {id: max(0, gpu["memory_used"] - ours[names.get(id, "")]) for id, gpu in gpus.items()  # by others
                 if gpu["memory_used"] is not None and gpu["memory_total"] and gpu["vendor"] != "apple"}
         changes = {id: amount - self.others_told.setdefault(id, amount) for id, amount in used.items()}
-        self.others_moved = {id for id, change in changes.items()
-                             if abs(change) >= max(OTHERS_STEP[0], OTHERS_STEP[1] * gpus[id]["memory_total"])}
+        steps = {id: max(OTHERS_STEP[0], OTHERS_STEP[1] * gpus[id]["memory_total"]) for id in used}
+        self.others_moved = {id for id, change in changes.items() if abs(change) >= steps[id]}
         if self.others_moved - before:  # what our own take may have grown, or an old reading
             await asyncio.gather(self.dash.sampler.read_gpus(fresh=True), *[item.measure() for item in instances])
         for id in self.others_moved & before:
-            self.others_told[id], verb = used[id], "took" if changes[id] > 0 else "gave back"
+            self.others_told[id], verb, device = used[id], "took" if changes[id] > 0 else "gave back", names.get(id, "")
+            usual = self.usual.setdefault(id, used[id] - changes[id])
+            if changes[id] > 0:
+                self.pool.residency.took[device] = time.monotonic()
+            elif used[id] < usual + steps[id]:
+                self.pool.residency.took.pop(device, None)
+                del self.usual[id]
             self.dash.event("memory", None, f"another program {verb} {abs(changes[id]) / 2**30:.1f} GiB of GPU "
                             f"{gpus[id]['index']}", {"gpu": gpus[id]["index"], "bytes": changes[id]})
 

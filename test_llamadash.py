@@ -7178,6 +7178,7 @@ class RandomWorld(World):
         self.residency.models_max = self.some((0, 1, 2, 3), number)
         self.residency.min_residency = self.some((0.0, 10.0), number // 4)
         self.residency.yielding = self.some(((), tuple(self.rooms)), number // 8)
+        self.residency.took = self.some(({}, dict.fromkeys(self.rooms, self.now)), number // 16)
         self.after(0)
 
     def step_flags(self, number: int) -> None:
@@ -7781,6 +7782,30 @@ def test_idle_models_make_way_for_other_programs_and_come_back() -> None:
     world.after(300)
     assert world.status("A", "B", "C", "D") == "loaded loaded unloaded loaded"
     world.end(answer)
+
+
+def test_idle_models_go_when_another_program_takes_memory_though_there_is_room() -> None:
+    """All that were there then and have nothing to do; they come back when it has given that back. Who comes meanwhile
+    stays, and keeps nobody."""
+    world = World({"A": 3, "B": 3, "C": 3}, 24)
+    world.up("A")
+    world.residency.yielding = ["GPU0"]
+    world.after(llamadash.STABLE_AFTER)
+    world.up("B")
+    world.residency.took["GPU0"] = world.now
+    world.after(1)
+    assert world.status("A", "B") == "stopping loaded"
+    world.gone("A")
+    world.after(llamadash.STABLE_AFTER)
+    assert world.status("A", "B") == "unloaded stopping"
+    world.gone("B")
+    world.up("C")
+    world.after(300)
+    assert world.status("A", "B", "C") == "unloaded unloaded loaded"
+    assert world.upcoming("A") == ("returns", None, "when other programs give back the memory")
+    world.residency.took.clear()
+    world.after(llamadash.RETURN_AFTER)
+    assert world.status("A", "B", "C") == "loading loading loaded"
 
 
 def test_a_moment_that_never_comes_has_no_time() -> None:
@@ -9109,7 +9134,7 @@ async def test_the_timeline_tells_of_other_programs_on_the_gpu(dash: StubDash, m
         await dash.pool.memory.watch_others()
         assert [item["reason"] for item in dash.unsaved_events] == told, used
         dash.unsaved_events.clear()
-    assert looks == [True] * 3
+    assert looks == [True] * 3 and not dash.pool.residency.took
     build = llamadash.Build("x", "llama-server", (), "x",
                             devices=({"name": "CUDA0", "description": "NVIDIA", "total": 16 * 2**30, "free": 0},))
     dash.builds.builds = {"x": build}
@@ -9118,6 +9143,10 @@ async def test_the_timeline_tells_of_other_programs_on_the_gpu(dash: StubDash, m
     gpu["memory_used"] += 3 * 2**30
     await dash.pool.memory.watch_others()
     assert not dash.unsaved_events and not dash.pool.memory.others_moved  # it is ours
+    for more, took in ((2, []), (2, ["CUDA0"]), (4, ["CUDA0"]), (4, ["CUDA0"]), (2, ["CUDA0"]), (0, [])):
+        gpu["memory_used"] = (4 + more) * 2**30
+        await dash.pool.memory.watch_others()
+        assert [*dash.pool.residency.took] == took, more  # until it has given back all that it took
 
 
 @run_async

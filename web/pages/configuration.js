@@ -446,8 +446,8 @@ export class ConfigurationPage extends Component {
       devices.length > 0 && h("fieldset", { key: "yields", className: "field budget" },
         h("legend", { className: "field-label" }, "Left to other programs in GiB"),
         h("p", { className: "field-hint" },
-          "When a game or another program needs memory, idle models are unloaded to keep this much free, and return ",
-          "later. Empty = models stay."),
+          "Idle models are unloaded when a game or another program takes memory, or less than this is free. They ",
+          "return when it is over. Empty = models stay."),
         h("div", { className: "form-grid" }, devices.map((device) => this.budget(result, device, "yields")))),
       h(Schedules, {
         key: "schedules", state: this.props.state, items: this.value("schedules") ?? [],
