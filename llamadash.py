@@ -4062,6 +4062,7 @@ class Scan:
 
     def __init__(self, walks: list[Walk], known: Iterable[Json], report: Report = lambda done, total: None) -> None:
         self.files = {file.path: file for walk in walks for file in walk.files}
+        self.roots = {root for walk in walks for root in walk.inside or [walk.root]}
         self.reasons = {path: reason for walk in walks for path, reason in walk.reasons.items()}
         self.sets = {place: list(paths) for walk in walks for place, paths in walk.sets.items()}
         self.rows = {row["path"]: row for row in known}
@@ -4155,20 +4156,30 @@ class Scan:
         return {**model, **gguf_facts(headers), "name": file_name(headers[0], stem)}
 
     def pair(self, projectors: list[FoundFile]) -> None:
-        """Match the models and the projectors of each repository."""
+        """Match the models and the projectors of each folder, and those that only share a repository."""
         places: dict[str, tuple[list[Json], list[FoundFile]]] = {}
         for file in projectors:
-            places.setdefault(repository(file.path), ([], []))[1].append(file)
+            places.setdefault(meeting_place(file.path), ([], []))[1].append(file)
         for model in self.models:
-            place = repository(model["path"])
-            while place not in places and re.fullmatch(QUANTIZATION_FOLDER, os.path.basename(place)):
-                place = os.path.dirname(place)
+            own = meeting_place(model["path"])
+            place = next((place for place in repository_folders(own, self.roots) if place in places), own)
             places.setdefault(place, ([], []))[0].append(model)
+        wider: dict[str, tuple[list[Json], list[FoundFile]]] = {}
+        for place in [place for place, (beside, _) in places.items() if not beside]:
+            for level in repository_folders(place, self.roots):
+                near = [model for other, (beside, found) in places.items() if not found and within(other, level)
+                        for model in beside]
+                if near and repository_depth(level, self.roots) >= -1:
+                    wider.setdefault(level, (near, []))[1].extend(places.pop(place)[1])
+                    break
         for beside, found in places.values():
             self.match(beside, found)
+        for level, (beside, found) in wider.items():
+            here = level in map(meeting_place, (*[item["path"] for item in beside], *[item.path for item in found]))
+            self.match(beside, found, certain=here or repository_depth(level, self.roots) >= 0)
 
-    def match(self, models: list[Json], projectors: list[FoundFile]) -> None:
-        """Give each model the projector beside it that certainly belongs to it, and offer those that may."""
+    def match(self, models: list[Json], projectors: list[FoundFile], *, certain: bool = True) -> None:
+        """Give each model the projector that certainly belongs to it, and offer those that may."""
         main = [model for model in models
                 if not DRAFT_WORDS & {*name_words(model["stem"]), model["architecture"]}] or models
         ranks: dict[str, dict[str, int]] = {model["path"]: {} for model in models}  # how surely each projector fits
@@ -4176,7 +4187,7 @@ class Scan:
             fits = {model["path"]: projector_fit(model, known_header(self.files[model["path"]]), file)
                     for model in models}
             families = {frozenset(name_words(model["stem"])) for model in main if fits[model["path"]] > 1}
-            own = {model["path"] for model in main if len(families) == 1}
+            own = {model["path"] for model in main if certain and len(families) == 1}
             for path, fit in fits.items():
                 ranks[path][file.path] = 1 if fit == 2 and path not in own else fit
             lengths = " or ".join(map(str, sorted(gguf_lengths(known_header(file)))))
@@ -4190,8 +4201,8 @@ class Scan:
         for model in models:
             fits = ranks[model["path"]]
             self.offers[model["path"]] = [path for path, fit in fits.items() if fit]
-            if certain := [file for file in projectors if fits[file.path] > 1]:
-                file = min(certain, key=lambda file: projector_rank(file, fits[file.path]))
+            if sure := [file for file in projectors if fits[file.path] > 1]:
+                file = min(sure, key=lambda file: projector_rank(file, fits[file.path]))
                 model |= {"projector": file.path, "projector_size": file.size,
                           "modalities": gguf_modalities(known_header(file))}
 
@@ -4236,7 +4247,24 @@ def known_header(file: FoundFile) -> GGUFHeader:
     return header
 
 
-def repository(path: str) -> str:
+def repository_depth(place: str, roots: Iterable[str]) -> int:
+    """How many folders `place` is below its repository: models--NAME in a cache, USER/NAME below a model folder."""
+    if cached := re.search(r"(?s)[/\\]models--[^/\\]+(?:[/\\]snapshots[/\\][^/\\]+)?(.*)", place):
+        return len(re.findall(r"[/\\]+", cached[1]))
+    root = max((root for root in roots if within(place, root)), key=len, default=place)
+    return len(Path(os.path.relpath(place, root)).parts) - 2
+
+
+def repository_folders(place: str, roots: Iterable[str], least: int = -1) -> Iterator[str]:
+    """`place` and the folders above it in which something of its repository may be, `least` below that at most."""
+    yield place
+    depth = repository_depth(place, roots)
+    while depth > (0 if "models--" in place else least) or re.fullmatch(QUANTIZATION_FOLDER, os.path.basename(place)):
+        place, depth = os.path.dirname(place), depth - 1
+        yield place
+
+
+def meeting_place(path: str) -> str:
     """The folder in which a file meets what belongs to it: all revisions of a repository in a cache are one."""
     return re.sub(r"(?s)([/\\]models--[^/\\]+)[/\\]snapshots[/\\][^/\\]+", r"\1", os.path.dirname(path))
 
@@ -4616,16 +4644,15 @@ class Library(Folders):
 def find_model(path: str, folders: list[Path], rows: list[Json]) -> tuple[Json, list[Json]]:
     """The scan's row of the model at `path` in `folders`, else InvalidRequest, and the entries that list it already."""
     absolute = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
-    folder = os.path.dirname(absolute)
-    if not any(within(absolute, os.path.realpath(item)) for item in folders):
+    roots, here = [*map(os.path.realpath, folders)], os.path.dirname(absolute)
+    if not any(within(absolute, item) for item in roots):
         raise InvalidRequest(f"{path} is in no model folder: add its folder in Configuration", field="model.path")
     if not os.path.isabs(path) or not absolute.lower().endswith(".gguf") or not os.path.lexists(absolute):
         raise InvalidRequest(f"There is no GGUF file at {path}", field="model.path")
-    others, depth = [row for row in rows if row["path"] != absolute], 0
-    while re.fullmatch(QUANTIZATION_FOLDER, os.path.basename(folder)):  # its projector may lie above
-        folder, depth = os.path.dirname(folder), depth + 1
-    walk = Walk(folder, [*map(os.path.realpath, folders)], depth=depth).run().follow()
-    scan = Scan([walk], others).run()
+    *_, folder = repository_folders(here, roots, 0)  # its projector may lie elsewhere in it
+    depth = here.count(os.sep) - folder.count(os.sep) or int(repository_depth(folder, roots) == 0)
+    walk = Walk(folder, roots, depth=depth).run().follow()
+    scan = Scan([walk], [row for row in rows if row["path"] != absolute]).run()
     for model in scan.models:
         if absolute == model["path"] or absolute in model["shards"]:
             real = os.path.realpath(model["path"])

@@ -4880,6 +4880,18 @@ MADE_FROM = {"general.base_model.0.repo_url": "https://huggingface.co/google/gem
                  {"mmproj-google_gemma-3-4b-it": {**GEMMA, "general.name": "gemma-3-4b"}},
                  {"gemma-3-4b-it-Q4_0": "mmproj-google_gemma-3-4b-it"}, id="a publisher in its name"),
     pytest.param({"m-4b/m-Q4_0": GEMMA}, {"mmproj-F16": GEMMA}, {}, id="folder of another repository"),
+    *(pytest.param({f"{model}m-Q4_0": GEMMA}, {f"{projector}mmproj-F16": {**GEMMA, "general.name": ""}}, pairs,
+                   id=f"{model}, {projector}") for model, projector, pairs in [
+        (model, projector, {"m-Q4_0": "mmproj-F16"}) for place in ("u/m/", "m/", "models--u--m/snapshots/aa/")
+        for model, projector in ((f"{place}gguf/", f"{place}mmproj/"), (place, f"{place}mmproj/"),
+                                 (f"{place}gguf/", place), (f"{place}gguf/Q4_0/", f"{place}mmproj/F16/"))
+        if place != "m/" or place in (model, projector)] + [
+        ("u/m/", "u/other/", {}), ("m/gguf/", "m/mmproj/", {}), ("m/", "other/", {}), ("u/m/", "", {}),
+        ("models--u--m/snapshots/aa/", "models--u--n/snapshots/aa/", {})]),
+    pytest.param({"u/m/a/a-Q4_0": GEMMA, "u/m/b/b-Q4_0": {**GEMMA, "general.name": "B"}},
+                 {"u/m/a/mmproj-F16": UNTOLD}, {"a-Q4_0": "mmproj-F16"}, id="each its own folder"),
+    pytest.param({"u/m/a/a-Q4_0": {**GEMMA, "general.name": "A"}, "u/m/b/b-Q4_0": {**GEMMA, "general.name": "B"}},
+                 {"u/m/mmproj/mmproj-F16": UNTOLD}, {}, id="two families in a repository"),
     pytest.param({"models--u--m/snapshots/aa/m-Q4_0": GEMMA}, {"models--u--m/snapshots/bb/mmproj-F16": GEMMA},
                  {"m-Q4_0": "mmproj-F16"}, id="two revisions"),
     pytest.param({"m-Q4_0": GEMMA, "m-mmproj-merged": GEMMA}, {"eyes": GEMMA},
@@ -4938,6 +4950,10 @@ def test_a_model_that_is_added_alone_has_its_projector(stocked: StubDash) -> Non
     eyes = write_gguf(stocked.models_folder / "repo" / "mmproj-F16.gguf", CLIP, WEIGHTS)
     path = str(stocked.models_folder / "repo" / "Q4_K_M" / "m-00001-of-00002.gguf")
     assert stocked.ask("models:create", model={"name": "m", "path": path})["model"]["projector"] == str(eyes)
+    for place in ("u/r", "u/s/gguf"):
+        path = str(write_model(stocked.models_folder / place / f"{place[2]}.gguf"))
+        eyes = write_gguf(stocked.models_folder / place[:3] / "mmproj" / "mmproj-F16.gguf", CLIP, WEIGHTS)
+        assert stocked.ask("models:create", model={"name": place[2], "path": path})["model"]["projector"] == str(eyes)
 
 
 def test_the_user_chooses_what_is_not_certain(stocked: StubDash) -> None:
