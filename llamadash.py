@@ -1967,7 +1967,7 @@ class RequestRows(DatabaseFile):
         """What each model was last before a time and is first from another one on, and its pin so; for threads."""
         kinds = "kind != 'configuration'", "kind = 'configuration' AND details LIKE '%\"pinned\":%'"
         lives = f"events INDEXED BY events_model_lives WHERE {LIVES}"
-        nearest = " UNION ".join(f"""
+        nearest = " UNION ALL ".join(f"""
             SELECT (SELECT id FROM {lives} AND model IS names.model AND {part}
                     AND timestamp {side} ? ORDER BY timestamp {order}, id {order} LIMIT 1) FROM names"""
                                  for part in kinds for side, order in (("<", "DESC"), (">=", "ASC")))
