@@ -3886,10 +3886,13 @@ DRAFT_WORDS = {"draft", "drafter", "eagle", "eagle3", "dflash", "dspark", "mtp"}
 QUANTIZATION_FOLDER = r"(?i)(?:.*[-._ ])?(?:i?q\d\w*|tq\d_\d|b?f(?:p)?\d\d|(?:mx|nv)fp4\w*)"
 PROJECTOR_PREFERENCE = ("f16", "bf16", "q8", "f32")  # which of several projectors of one model is taken
 LETTERS = dict(re.findall(r"(\S)(\S*)", (  # which read otherwise than their names in Unicode say
-    "гg еe ёyo йy лl мm нn рr сs фf хkh ъ ь юyu яya іi їyi єye ґg ћc џdz ßss ðd þth")))
-LETTER_NAME = (r"(\w+).* (?:LETTER|LIGATURE|SYLLABLE|CHARACTER|VOWEL SIGN) "
-               r"(?:(?:SMALL|FINAL|SHORT|FARSI|SARA|DOTLESS|CANDRA) )*([A-Z]+).*")
-CONSONANTS = ("ARABIC", "ARMENIAN", "COPTIC", "CYRILLIC", "GEORGIAN", "GREEK", "HEBREW", "LAO", "SYRIAC", "THAI")
+    "гg еe ёyo йy лl мm нn рr сs фf хkh ъ ь юyu яya іi їyi єye ґg ћc џdz ßss ðd þth "
+    "ාaa ැae ෑae ිi ීii ුu ූu ෙe ේe ෛai ොo ෝo ෞau ෘr")))
+LETTER_NAME = (r"(\w+).* (?:LETTER|LIGATURE|SYLLABLE|SYLLABICS|CHARACTER|VOWEL SIGN) (?:(?:SMALL|CAPITAL|FINAL|SHORT|"
+               r"OPEN|TURNED|REVERSED|DOTLESS|FARSI|SARA|CANDRA|GLOTTAL|PHARYNGEAL|[A-Z]+-CREE|DANTAJA|MUURDHAJA|TAALUJA|"
+               r"(?:ALPA|MAHAA)PRAANA) )*([A-Z]+?)(?:YANNA)?(?![A-Z]).*")
+CONSONANTS = ("ADLAM", "ARABIC", "ARMENIAN", "COPTIC", "CYRILLIC", "GEORGIAN", "GREEK", "HEBREW", "LAO", "SYRIAC",
+              "THAANA", "THAI")
 # The readings of the common ideographs in GB 2312's order, which is that of the readings, each with their number.
 PINYIN = [reading for reading, count in re.findall(r"(\D+)(\d+)", (
     "a2ai13an9ang3ao9ba18bai8ban15bang12bao17bei15ben4beng6bi24bian12biao4bie4bin6bing9bo19bu11ca1cai11can7cang5cao5ce5"
@@ -4300,7 +4303,7 @@ def slug(stem: str) -> str:
     words = ""
     for char in unicodedata.normalize("NFC", stem):
         name = unicodedata.name(char, "")
-        if re.search("VOWEL SIGN|VIRAMA", name):
+        if re.search("VOWEL SIGN|VIRAMA|COENG|ASAT$|AL-LAKUNA", name):
             words = words.removesuffix("a")  # which the letter before has only where nothing else is said
         words += char if char.isascii() else letter_reading(char, name)
     return re.sub(r"-?[^A-Za-z0-9._-]+-?", "-", words).strip("-.")[:MAX_ID].rstrip("-.") or "model"
@@ -4312,12 +4315,16 @@ def letter_reading(char: str, name: str) -> str:
     reading, named = LETTERS.get(char.lower(), plain), re.fullmatch(LETTER_NAME, name)
     if named and not reading and char.lower() not in LETTERS:  # the name of a letter begins with its sound
         reading = re.findall("[^aeiou]+|." if named[1] in CONSONANTS else ".+", named[2].lower())[0]
+    elif re.search("ANUSVARA|BINDU|BINDI|TIPPI", name):
+        return "n"
     elif name.startswith("CJK UNIFIED"):
         code = char.encode("gb2312", "ignore") or b"\0\0"
         place = (code[0] - 0xB0) * 94 + code[1] - 0xA1
-        return PINYIN[place] if 0 <= place < len(PINYIN) else f" u{ord(char):x} "
+        reading = PINYIN[place] if 0 <= place < len(PINYIN) else ""
     elif unicodedata.category(char) == "So":
         return f" {name.lower()} "
+    if not reading and unicodedata.category(char) == "Lo":
+        return f" u{ord(char):x} "
     return reading.capitalize() if char.isupper() else reading or " " * (unicodedata.category(char)[0] in "PZ")
 
 

@@ -5024,6 +5024,8 @@ def test_thousand_files(tmp_path: Path) -> None:
     ("файл-7B", "fayl-7B"), ("Müller ☃", "Muller-snowman"), ("Ελληνικά.Q4", "Ellenika.Q4"), ("ЩУКА Ёж", "ShchUKA-Yozh"),
     ("通义千问-7B-chat", "tongyiqianwen-7B-chat"), ("模型 v2（测试）", "moxing-v2-ceshi"), ("魑魅", "u9b51-u9b45"),
     ("한국어-모델", "hangugeo-model"), ("カタカナ", "katakana"), ("नमस्ते", "namaste"), ("שלום", "shlvm"),
+    ("සිංහල ආකෘතිය", "sinhala-aakrtiya"), ("አማርኛ", "amaarenyaa"), ("বাংলা", "baanlaa"), ("ខ្មែរ", "khmoaero"),
+    ("မြန်မာ", "manmaa"), ("Ɛʋɛ ɔ", "Eve-o"), ("ᓀᔭᐍ", "neyawe"), ("𓀀", "u13000"), ("𞤆𞤵𞤤𞤢𞤪", "Pular"),
     ("გამარჯობა", "gamarjhoba"), ("Việt-Łódź_ß", "Viet-Lodz_ss"), ("🦙-7B", "llama-7B"), ("ａｂｃ①", "abc1"),
     ("x" * 300, "x" * 96), ("-a-", "a"),
     ("[x]\n;#=", "x")])
