@@ -999,7 +999,8 @@ MODEL_COLUMNS: dict[str, tuple[Any, Any]] = {
     "revision": (1, Timestamp), "last_speed": (None, float | None), "parameters": ({}, dict[str, Any]),
     "modalities": (["text"], list[str]), **dict.fromkeys(("shards", "aliases", "tags"), ([], list[str])),
     "hub": (None, dict[str, Any] | None),
-    "memory_correction": (None, dict[str, Any] | None),  # bytes: `gpu`, more than told; estimated, taken
+    # Bytes: `gpu`, more than told; estimated, taken; the `ledger` has both of the last loads, and when each was.
+    "memory_correction": (None, dict[str, Any] | None),
 }
 MODEL_DEFAULTS = {name: default for name, (default, _) in MODEL_COLUMNS.items()}
 JSON_COLUMNS = ("parameters", "modalities", "shards", "aliases", "tags", "hub", "memory_correction")
@@ -4781,7 +4782,7 @@ async def models_estimate(dash: Dash, *, id: ModelId, parameters: dict[str, Any]
     header = await dash.library.header(row, parameters)
     await dash.pool.memory.read()
     return {**estimate_memory(row, parameters, dash.pool.memory.of_model(row), header),
-            "last": {key: (row["memory_correction"] or {}).get(key) for key in ("estimated", "taken")}}
+            "last": {key: (row["memory_correction"] or {}).get(key) for key in ("estimated", "taken", "ledger")}}
 
 
 # -- Parameters and presets -----------------------------------------------------------------------
@@ -6784,6 +6785,7 @@ PUBLISH_INTERVAL = 0.1  # s between two broadcasts of the same thing
 HOST_MARGIN = 512 * 2**20  # bytes of main memory that stay free
 OTHERS_STEP = (512 * 2**20, 0.02)  # bytes, and part of a GPU's memory, that other programs take before that is told
 MAX_CORRECTION = 2**30  # bytes by which one load may correct the next estimate
+LEDGER = 10  # loads of a model of which is known what was estimated and taken
 GONE_TIME = 2.0  # s in which the end of a process is known after its connections broke
 # What a request can carry as well: entries that differ only in these share one process.
 REQUEST_PARAMETERS = {
@@ -7036,9 +7038,11 @@ class Memory:
         short = less_than_asked(instance)
         if reserved and group and not (short and (short[0] == "spilled" or "ctx-size" in group.parameters)):
             error = max(-MAX_CORRECTION, min(sum(gpus.values()) - sum(reserved), MAX_CORRECTION))
-            known = {id: (self.dash.db.get_model(id)["memory_correction"] or {}).get("gpu", 0) for id in group.rows}
-            ledger = {"estimated": sum(reserved), "taken": sum(gpus.values())}
-            self.dash.db.note_of_models("memory_correction", {id: {"gpu": known[id] + error, **ledger} for id in known})
+            known = {id: self.dash.db.get_model(id)["memory_correction"] or {} for id in group.rows}
+            pair = {"estimated": sum(reserved), "taken": sum(gpus.values())}
+            loads = {id: [*before.get("ledger", ()), {"at": now_ms(), **pair}] for id, before in known.items()}
+            self.dash.db.note_of_models("memory_correction", {
+                id: {**pair, "gpu": known[id].get("gpu", 0) + error, "ledger": loads[id][-LEDGER:]} for id in known})
         if unit.status == "loaded":
             unit.held = {**unit.held, **gpus}
             self.pool.do(self.pool.residency.settle(time.monotonic()))
@@ -9673,6 +9677,9 @@ async def conversations_attachment(dash: Dash, *, hash: str, part: Annotated[int
 
 # -- Benchmarks -----------------------------------------------------------------------------------
 
+POWER_PAUSE = 0.5  # s between two readings of the power that a benchmark takes
+
+
 async def tell_benchmark(dash: Dash, id: str, done: int, total: int, **outcome: Any) -> None:
     """Broadcast how far a benchmark is, and keep that for pages that are opened meanwhile."""
     dash.benchmarks[id] = {"id": id, "done": done, "total": total, **outcome}
@@ -9686,11 +9693,11 @@ async def run_benchmark(dash: Dash, id: str, prompt_tokens: int, generate_tokens
     runs, power = list[list[float]](), list[float]()
     while len(runs) <= repetitions:
         await tell_benchmark(dash, id, max(len(runs) - 1, 0), repetitions)
-        answers = await asyncio.gather(*[benchmark_timings(dash, id, prompt_tokens, generate_tokens)
-                                         for _ in range(concurrency if runs else 1)])
+        answers, drawn = await while_power_is_read(dash, asyncio.gather(*[
+            benchmark_timings(dash, id, prompt_tokens, generate_tokens) for _ in range(concurrency if runs else 1)]))
+        power += drawn if runs else []
         runs.append([1000 * sum(answer[f"{kind}_n"] for answer in answers)
                      / max(answer[f"{kind}_ms"] or 1e-3 for answer in answers) for kind in ("prompt", "predicted")])
-        power.append(sum(gpu["power"] or 0 for gpu in await dash.sampler.read_gpus(fresh=True)))
         instance = dash.pool.loaded_instance(id)
         if instance and concurrency > (instance.slots or concurrency):
             raise InvalidRequest(f"{id} answers {instance.slots} requests at once.", field="concurrency")
@@ -9698,15 +9705,28 @@ async def run_benchmark(dash: Dash, id: str, prompt_tokens: int, generate_tokens
         await instance.measure()
     row = {"model": id, "prompt_tokens": int(answers[0]["prompt_n"]), "generate_tokens": int(answers[0]["predicted_n"]),
            "repetitions": repetitions, "concurrency": concurrency, "timestamp": now_ms(),
-           "parameters": dash.model(id)["parameters"], "build": instance and instance.build.id,
+           "parameters": {**dash.engine_config["defaults"], **dash.model(id)["parameters"]},
+           "build": instance and instance.build.id, "version": instance and instance.build.version,
            "devices": [item["name"] for item in instance.devices] if instance else None,
-           "power": max(power[1:]) or None}
+           "power": statistics.median(power or [0.0]) or None}
     for name, speeds in zip(("prompt", "generated"), zip(*runs[1:], strict=True), strict=True):  # the first warms up
         row |= {f"{name}_per_second": finite_rate(statistics.median(speeds)),
                 f"{name}_deviation": round(statistics.stdev(speeds), 2) if len(speeds) > 1 else None}
     benchmark: Json = dash.db.add_benchmark(row)
     await tell_benchmark(dash, id, repetitions, repetitions, benchmark=benchmark)
     return benchmark
+
+
+async def while_power_is_read(dash: Dash, work: asyncio.Future[Result]) -> tuple[Result, list[float]]:
+    """What `work` comes to, and what the GPUs drew (W) now and then meanwhile."""
+    power = list[float]()
+    try:
+        while not work.done():
+            power.append(sum(gpu["power"] or 0 for gpu in await dash.sampler.read_gpus(fresh=True)))
+            await asyncio.wait([work], timeout=POWER_PAUSE)
+        return await work, power
+    finally:
+        work.cancel()
 
 
 async def benchmark_timings(dash: Dash, id: str, prompt_tokens: int, generate_tokens: int) -> Json:

@@ -9268,6 +9268,23 @@ async def test_what_is_left_in_main_memory_is_told(dash: StubDash, parameters: J
 
 
 @run_async
+async def test_what_was_estimated_and_taken_is_kept(dash: StubDash) -> None:
+    """Of the last ten loads, when each was: the newest last; the next estimate has learnt from it."""
+    dash.db.apply_scan([a_model("m", path="/nowhere.gguf")], [], [])
+    dash.pool.sync()
+    unit = dash.pool.entries.unit("m")
+    instance = a_loaded_instance(dash, {}, 4096, dash.db.get_model("m"))
+    for taken in range(1, 13):
+        unit.held = {"CUDA0": 5 * GB}
+        instance.devices = [{"name": "CUDA0", "kind": "gpu", "used": taken * GB}]
+        dash.pool.memory.learn(unit, instance)
+    kept = dash.db.get_model("m")["memory_correction"]
+    assert [load["taken"] // GB for load in kept["ledger"]] == [*range(3, 13)] and kept["taken"] == 12 * GB
+    assert {load["estimated"] for load in kept["ledger"]} == {5 * GB} and kept["ledger"][-1]["at"] > 0
+    assert (await dash.request("models:estimate", id="m"))["last"]["ledger"] == kept["ledger"]
+
+
+@run_async
 async def test_a_gpu_that_a_model_does_not_use_is_told(dash: StubDash) -> None:
     """Where its build sees none and another one does, or none can use that of the machine, unless it shall not be."""
     instance = a_loaded_instance(dash, {}, 131072)
@@ -11249,7 +11266,8 @@ async def test_a_benchmark_keeps_how_it_was_made(tmp_path: Path, monkeypatch: py
         dash.sampler.gpus = cards("a:X:24", power=50.0, utilization=None, temperature=None)
         result = (await dash.request("models:benchmark", **asked, concurrency=2))["benchmark"]
         assert (result["concurrency"], result["build"], result["devices"]) == (2, "given", ["Main memory"])
-        assert result["parameters"] == dash.model("a")["parameters"]
+        assert result["parameters"] == {**dash.engine_config["defaults"], **dash.model("a")["parameters"]}
+        assert result["version"] == dash.builds.builds["given"].version
         assert result["power"] is None  # of a GPU that does not answer
         assert "2 requests at once" in str(await dash.refused("models:benchmark", **asked, concurrency=3))
         speeds = iter([9999, 10, 10, 900, 900, 12, 12, 9999, 10])
@@ -11263,6 +11281,22 @@ async def test_a_benchmark_keeps_how_it_was_made(tmp_path: Path, monkeypatch: py
         assert result["prompt_deviation"] == pytest.approx(1026.5, abs=0.1)
         once = (await dash.request("models:benchmark", **asked | {"repetitions": 1}))["benchmark"]
         assert (once["prompt_deviation"], once["generated_deviation"]) == (None, None)  # one tells of none
+        at_work, draws = [0], []
+
+        async def working(*_: Any) -> Json:
+            at_work[0] += 1
+            count = len(draws)
+            await eventually(lambda: len(draws) > count)
+            at_work[0] -= 1
+            return {"prompt_n": 5, "prompt_ms": 5, "predicted_n": 7, "predicted_ms": 7}
+
+        async def read_gpus(*, fresh: bool = False) -> list[Json]:
+            await asyncio.sleep(0)  # in which the work begins
+            draws.append(300.0 if at_work[0] and fresh else 20.0)
+            return [{"power": draws[-1]}, {"power": None}]
+        monkeypatch.setattr(llamadash, "benchmark_timings", working)
+        monkeypatch.setattr(dash.sampler, "read_gpus", read_gpus)
+        assert (await dash.request("models:benchmark", **asked))["benchmark"]["power"] == 300
 
 
 @run_async

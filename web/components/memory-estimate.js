@@ -1,5 +1,5 @@
 import { Component, h } from "../core/component.js";
-import { bytes, number } from "../core/format.js";
+import { bytes, dateTime, number } from "../core/format.js";
 import { IN_MEMORY } from "./model-status.js";
 
 /** Long enough to skip the keystrokes in between, short enough to feel immediate (ms). */
@@ -120,7 +120,11 @@ export class MemoryEstimate extends Component {
         estimate.maxContext > 0 && `The largest that fits: ${number(estimate.maxContext)}.`,
         this.props.loaded && "This model is loaded: the memory it holds does not count as free.",
         last.taken > 0 && `Last time it took ${bytes(last.taken)} of GPU memory, ${bytes(last.estimated)} estimated.`,
-      ].filter(Boolean).join(" ")));
+      ].filter(Boolean).join(" ")),
+      last.ledger?.length > 1 && h("details", { key: "ledger" },
+        h("summary", null, `The last ${last.ledger.length} loads`),
+        h("ul", { className: "field-hint" }, last.ledger.toReversed().map(
+          (/** @type {Record<string, any>} */ load) => h("li", { key: load.at }, ledgerWords(load))))));
   }
 
   /** Whether it fits, where, or what spills. @param {Record<string, any>} estimate */
@@ -150,6 +154,12 @@ export class MemoryEstimate extends Component {
         ? `takes ${bytes(used)}${over ? ", more than" : " of"} ${bytes(over ? device.free : device.free - held)} free`
         : `takes ${bytes(used)} of ${bytes(device.free)}, of which models in memory hold ${bytes(held)}`));
   }
+}
+
+/** What was estimated for a load, taken, and by how much that was wrong. @param {Record<string, any>} load */
+function ledgerWords({ at, estimated, taken }) {
+  const error = `${taken < estimated ? "−" : "+"}${number(Math.abs(100 * (taken / estimated - 1)), 1)} %`;
+  return `${dateTime(at)}: ${bytes(estimated)} estimated, ${bytes(taken)} taken (${error})`;
 }
 
 /** @param {any[]|null} models @returns {string} the ids of those that take memory */

@@ -193,7 +193,7 @@ const FACTS = [
   ["Prompt speed", (result) => speed(result.prompt_per_second, result.prompt_deviation)],
   ["Speed while answering", (result) => speed(result.generated_per_second, result.generated_deviation)],
   ["Test", testWords],
-  ["Build", (result) => result.build],
+  ["Build", (result) => [result.build, result.version].filter(Boolean).join(", ")],
   ["Devices", (result) => result.devices?.join(", ")],
   ["GPU power", (result) => result.power && `${number(result.power)} W`],
 ];
