@@ -17936,6 +17936,35 @@ async def test_charts_are_zoomed_saved_and_in_the_servers_time(start: Callable[.
 
 
 @run_async
+async def test_the_usage_of_each_day_is_a_chart_of_what_one_likes(start: Callable[..., Server]) -> None:
+    """One of the measures that the table has, with what happened as marks, which have their words."""
+    server, now = start(), llamadash.now_ms()
+    with contextlib.closing(llamadash.Database(server.data / llamadash.DATABASE_NAME, repair=False)) as database:
+        database.add_requests([{**row, "timestamp": now - row["id"] * llamadash.DAY}
+                               for row in some_requests(5, 1)])
+        database.add_events([{"timestamp": now - 2 * llamadash.DAY, "kind": "crashed", "model": "a", "reason": "oops"}])
+    async with chromium(server, viewport={"width": 1200, "height": 900}) as browser:
+        page = await browser.open("/monitoring?range=7d")
+        usage = page.locator(".usage")
+        await usage.get_by_role("button", name="Day", exact=True).click()
+        chart = usage.locator(".chart-plot")
+        await chart.wait_for()
+        assert await usage.locator("[class*=chart-mark]").count() >= 1
+        for measure, shown in (("Requests by day", "Failed"), ("Speed while answering by day", "Median"),
+                               ("Busy time by day", "Busy")):
+            await usage.get_by_label("Chart of").select_option(label=measure)
+            await usage.get_by_role("img", name=re.compile(measure)).wait_for()
+            assert shown in await usage.inner_text() or shown == "Busy"
+        await chart.focus()
+        await page.keyboard.press("End")
+        texts = list[str]()
+        for _ in range(6):
+            texts.append(await usage.locator(".chart").inner_text())
+            await page.keyboard.press("ArrowLeft")
+        assert any("oops" in text.lower() for text in texts), texts
+
+
+@run_async
 async def test_a_page_opened_later_shows_what_is(start: Callable[..., Server], tmp_path: Path) -> None:
     """The trends of the time before it, the files that scans left out, an estimate with the defaults of now."""
     library_of_models(tmp_path / "server-0" / "models")

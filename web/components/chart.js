@@ -323,9 +323,12 @@ export class Chart extends Component {
 
   /** What happened around the moment that is read. @param {any} shape @returns {any[]} the newest */
   marksAt({ timestamps, x }) {
-    const place = x(timestamps[this.state.at ?? -1]);
+    const { at } = this.state;
+    const place = x(timestamps[at]);
+    const sides = [timestamps[at - 1], timestamps[at + 1]].filter(known).map((time) => Math.abs(x(time) - place) / 2);
+    const reach = Math.max(MARK_REACH, Math.min(...sides)); // where moments are far apart, those of a whole day
     return (this.props.marks ?? []).filter((/** @type {any} */ { timestamp }) =>
-      Math.abs(x(timestamp) - place) <= MARK_REACH).slice(-MOST_MARKS);
+      Math.abs(x(timestamp) - place) <= (sides.length ? reach : MARK_REACH)).slice(-MOST_MARKS);
   }
 
   /** What lies above the lines. @param {any} shape @returns {(import("../core/component.js").VNode | null)[]} */

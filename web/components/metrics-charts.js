@@ -15,11 +15,10 @@ import { icon } from "./icon.js";
 import { ChartLink, LinkedChart } from "./linked-chart.js";
 import { modelLanes } from "./model-lanes.js";
 import { emptyState, errorState, loadingState } from "./states.js";
-import { eventMarks, newestFirst } from "./timeline.js";
+import { eventMarks, eventsOf, newestFirst } from "./timeline.js";
 
 const POINTS = 360; // of each line: about what a chart has pixels for
 const CHART_HEIGHT_PX = 168;
-const MOST_EVENTS = 2000; // of each sort that are asked for
 const FEW_MOMENTS = 3; // fewer than this and a chart shows nothing to look at
 
 const celsius = (/** @type {number | null | undefined} */ value) => `${number(value, 0)} °C`;
@@ -122,14 +121,12 @@ export class MetricsCharts extends Component {
     try {
       const to = until ?? now();
       const range = { from: to - span, to };
-      const [answer, ...parts] = await Promise.all([
-        state.request("metrics:history", { ...range, points: POINTS }),
-        ...[{ lives: true }, { rare: true }, { kind: "refused" }, {}].map((part) =>
-          state.request("timeline:list", { ...range, ...part, limit: MOST_EVENTS })),
+      const [answer, { events, lives }] = await Promise.all([
+        state.request("metrics:history", { ...range, points: POINTS }), eventsOf(state, range),
       ]);
       if (turn !== this.turn) return; // another range was chosen meanwhile
-      this.events = newestFirst(parts.flatMap(({ events }) => events));
-      this.known = parts[0];
+      this.events = events;
+      this.known = lives;
       this.history = new History(answer, span, this.interval);
       if (state.get("metrics")) this.history.note(state.get("metrics"));
       this.setState({ loading: false });

@@ -36,6 +36,8 @@ const KINDS = {
   refused: ["Refused", "danger"],
 };
 
+const MOST_EVENTS = 2000; // of each sort that are asked for
+
 /** Kinds whose words begin with a name of somebody's choice. */
 const NAMED = ["started", "stopped", "key", "backup", "build", "download", "configuration", "upstream"];
 
@@ -80,6 +82,16 @@ export function eventMarks(state, events) {
     const name = event.model && modelName(state.get("models"), event.model);
     return { timestamp: event.timestamp, look, text: `${name ? `${name}: ` : ""}${label}. ${eventWords(event)}` };
   }).reverse();
+}
+
+/**
+ * What happened in a range, of each sort the newest; `lives` also has what is known of the models before and after.
+ * @param {any} state @param {{from: number, to: number}} range Unix ms
+ */
+export async function eventsOf(state, range) {
+  const parts = await Promise.all([{ lives: true }, { rare: true }, { kind: "refused" }, {}].map((part) =>
+    state.request("timeline:list", { ...range, ...part, limit: MOST_EVENTS })));
+  return { events: newestFirst(parts.flatMap(({ events }) => events)), lives: parts[0] };
 }
 
 /**

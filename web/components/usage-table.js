@@ -1,10 +1,13 @@
 import { Component, h } from "../core/component.js";
 import { csv } from "../core/csv.js";
-import { dateTime, day, duration, energy, fixed, modelName, now, number, tokenRate, tokens } from "../core/format.js";
+import {
+  dateTime, day, duration, energy, fixed, modelName, now, number, tokenRate, tokens, zoneOffset,
+} from "../core/format.js";
 import { Chart } from "./chart.js";
 import { saveText } from "./copy-button.js";
 import { icon } from "./icon.js";
 import { emptyState, errorState, loadingState } from "./states.js";
+import { eventMarks, eventsOf, newestFirst } from "./timeline.js";
 import { toast } from "./toast.js";
 
 /** @typedef {{[name: string]: any}} Json */
@@ -26,10 +29,36 @@ const EXPORTED = [
   "generated_median", "generated_p95", "energy", "idle_energy", "energy_per_1000", "cost",
 ];
 
+/** @typedef {(row: Json) => number | null} Figure */
+/**
+ * What a chart shows of each day: its name, how a figure is told, and each line's name and figures.
+ * @type {Record<string, [string, (value: any, currency: string) => string, [string, Figure][]]>}
+ */
+export const MEASURES = {
+  tokens: ["Tokens", tokens,
+    [["Generated", (row) => row.generated_tokens], ["Prompt", (row) => row.prompt_tokens],
+      ["Cached", (row) => row.cached_tokens]]],
+  requests: ["Requests", (value) => number(value, 0),
+    [["Requests", (row) => row.requests], ["Failed", (row) => row.errors]]],
+  busy: ["Busy time", (value) => duration(value), [["Busy", (row) => row.busy / 1000]]],
+  prompt: ["Prompt speed", tokenRate,
+    [["Median", (row) => row.prompt_speeds?.[0] ?? null], ["95 %", (row) => row.prompt_speeds?.[1] ?? null]]],
+  generated: ["Speed while answering", tokenRate,
+    [["Median", (row) => row.generated_speeds?.[0] ?? null], ["95 %", (row) => row.generated_speeds?.[1] ?? null]]],
+  energy: ["Energy", energy, [["Requests", (row) => row.energy], ["Idle", (row) => row.idle_energy]]],
+  cost: ["Cost", money, [["Cost", (row) => row.cost]]],
+};
+
 /** Which days the sums are of, which are kept by the day. @param {number} from @param {number} to Unix ms */
 export function usageDays(from, to) {
   const [first, last] = [day(from), day(to)];
   return first === last ? `Of the whole day ${first}` : `Of whole days: ${first} to ${last}`;
+}
+
+/** When the server's clocks show a time, in Unix ms. @param {string} date YYYY-MM-DD @param {string} time HH:MM */
+export function serverTime(date, time) {
+  const shown = Date.parse(`${date}T${time}Z`);
+  return shown - zoneOffset(shown - zoneOffset(shown));
 }
 
 /** The file that "CSV" saves. @param {string} by @param {Json[]} rows */
@@ -75,7 +104,10 @@ export class UsageTable extends Component {
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     this.timer = undefined;
     /** @type {any} */
-    this.state = { by: "model", shownBy: "model", rows: null, total: null, resident: {}, meters: [], error: null };
+    this.state = {
+      by: "model", shownBy: "model", rows: null, total: null, resident: {}, meters: [], error: null,
+      measure: "tokens", events: [],
+    };
   }
 
   didMount() {
@@ -83,7 +115,10 @@ export class UsageTable extends Component {
     void this.load();
     return [
       state.on("requests:finished", () => {
-        this.timer ??= setTimeout(() => this.load(), REFRESH_MS);
+        this.timer ??= setTimeout(() => this.load(false), REFRESH_MS);
+      }),
+      state.on("timeline:added", (/** @type {Json} */ { events }) => {
+        if (!this.props.until) this.setState({ events: newestFirst([...events, ...this.state.events]) });
       }),
       state.subscribe("info", (/** @type {any} */ info) => {
         if (!info?.recovered || this.state.error) void this.load();
@@ -95,6 +130,8 @@ export class UsageTable extends Component {
   getEventMap() {
     return {
       "click [data-by]": "handleGroup",
+      "change [data-measure]": (/** @type {Event} */ _event, /** @type {HTMLSelectElement} */ select) =>
+        this.setState({ measure: select.value }),
       "click [data-action=\"usage-retry\"]": () => this.load(),
       "click [data-action=\"usage-csv\"]": () => saveText(`usage-${new Date().toISOString().slice(0, 10)}.csv`,
         usageCsv(this.state.shownBy, this.state.rows), "text/csv"),
@@ -118,16 +155,21 @@ export class UsageTable extends Component {
     void this.load();
   }
 
-  async load() {
+  /** @param {boolean} whole whether what happened is asked for as well, of which a chart has marks */
+  async load(whole = true) {
     const turn = ++this.turn;
-    const { by } = this.state;
+    const { by, events: known } = this.state;
     clearTimeout(this.timer);
     this.timer = undefined;
     try {
       const to = this.props.until ?? now();
       const from = to - this.props.span;
-      const answer = await this.props.state.request("usage:get", { from, to, by });
-      if (turn === this.turn) this.setState({ ...answer, days: usageDays(from, to), shownBy: by, error: null });
+      const { state } = this.props;
+      const [answer, { events }] = await Promise.all([
+        state.request("usage:get", { from, to, by }),
+        whole && by === "day" ? eventsOf(state, { from, to }) : { events: known },
+      ]);
+      if (turn === this.turn) this.setState({ ...answer, events, days: usageDays(from, to), shownBy: by, error: null });
     } catch (problem) {
       if (turn === this.turn) this.setState({ error: /** @type {Error} */ (problem).message });
     }
@@ -154,16 +196,24 @@ export class UsageTable extends Component {
           : emptyState({ iconName: "monitoring", title: "No usage in this time range" }));
   }
 
-  /** The tokens of each day. @param {Json[]} rows */
+  /** One of the MEASURES of each day, with what happened. @param {Json[]} rows */
   renderDays(rows) {
-    if (this.state.shownBy !== "day" || rows.length < 2) return null;
-    const values = (/** @type {string} */ name) => rows.map((row) => row[name]);
-    return h("div", { key: "days", className: "card-body" }, h(Chart, {
-      label: "Tokens by day", height: 160, format: tokens,
-      timestamps: rows.map(({ day }) => Date.parse(`${day}T12:00`)),
-      series: [{ label: "Generated", values: values("generated_tokens") },
-        { label: "Prompt", values: values("prompt_tokens") }],
-    }));
+    const { shownBy, measure, events } = this.state;
+    if (shownBy !== "day" || rows.length < 2) return null;
+    const [name, words, lines] = MEASURES[measure];
+    const { currency = "" } = this.props.state.get("settings") ?? {};
+    return h("div", { key: "days", className: "card-body" },
+      h("select", {
+        className: "select", "aria-label": "Chart of", value: measure, dataset: { measure: "" },
+      }, Object.entries(MEASURES).map(([key, [label]]) => h("option", { key, value: key }, `${label} by day`))),
+      h(Chart, {
+        key: measure, label: `${name} by day`, height: 160,
+        format: (/** @type {number | null} */ value) => words(value, currency),
+        timestamps: rows.map(({ day: one }) => serverTime(one, "12:00")),
+        from: serverTime(rows[0].day, "00:00"), to: serverTime(rows[rows.length - 1].day, "23:59"),
+        series: lines.map(([label, figure]) => ({ label, values: rows.map(figure) })),
+        marks: eventMarks(this.props.state, events),
+      }));
   }
 
   /** @param {Json[]} rows */
