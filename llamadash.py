@@ -5754,6 +5754,21 @@ CAUSES = (
     (r"(?i)failed to load CLIP", "The projector is damaged, or is none: choose another, or switch it off"),
     (r"(?:invalid|illegal) split|failed to load GGUF split|in GGUF split",
      "A part of the model is missing, renamed or of another model"),
+    (r'error while handling argument "(-{0,2}[\w-]{1,64})": (.{1,200})',
+     "This build does not take this value of {} ({}): choose another, or a newer build"),
+    (r"^(?:error: )?(?:error: )?invalid argument: (\S{1,99})", "This build has no option {}: choose a newer one"),
+    (r"ddress already in use|couldn't bind HTTP", "The engine's port was taken: load the model again"),
+    (r"mmap failed: (?!Cannot allocate)(.{1,99})",
+     "The file cannot be mapped from its disk ({}): choose none for “How the file is read”"),
+    (r"(?:^|[ '])(/[^:']{1,300}?)['\"]?(?: read-write)?:? \(?Permission denied",
+     "This user may not use {}: change its rights, or the groups of the user"),
+    (r"(Input/output error|No space left on device|Too many open files)", "The system refused the engine: {}"),
+    (r"ailed to connect to (?:RPC server at )?([\w.:\[\]-]{1,99}:\d{1,5})",
+     "The RPC worker {} does not answer: start it, or take it out of the parameters"),
+    (r"Remote RPC server crashed|RPC server version mismatch",
+     "An RPC worker crashed, or is of another version: use the same build there and here"),
+    (r"(?i)vocabs? .{0,40}(?:must match|not compatible|not match)",
+     "The draft model has another vocabulary: choose one of the same family, or none"),
     (r"within the file bounds|tensors expected but|invalid magic characters|unexpectedly reached end of file",
      "The model's file is incomplete or damaged: download it again"),
     (r"mismatch between text model \(n_embd = (\d{1,9})\) and mmproj \(n_embd = (\d{1,9})\)",
@@ -5771,6 +5786,15 @@ CAUSES = (
     (r"(?i)(?:failed|unable) to allocate (?:\w{0,32}(?:CPU|host)\w{0,32} |output )?buffer|std::bad_alloc|mmap failed|"
      r"cannot allocate memory|out_?of_?host_?memory|of memory on host|\(attempted to allocate|to allocate +[\d.]+ MB",
      "Main memory ran out{shortage}: use a smaller context, a q8_0 KV cache or a smaller model{holders}"),
+    (r"failed to (?:apply|load) lora adapter",
+     "A LoRA adapter is damaged, or for another model: choose another, or none"),
+    (r"failed to load draft model", "The draft model is damaged, or unknown to this build: choose another, or none"),
+    (r"(?i)chat template (?:parsing error|is not supported)|failed to initialize chat template",
+     "The chat template cannot be used: choose a built-in one, or switch Jinja templates off"),
+    (r"error loading model (?:hyperparameters|vocabulary): (.{1,200})|error loading model: (?:check_tensor_dims: )?"
+     r"((?:missing )?tensor .{1,200})",
+     "The file is not as this build expects it ({}): use a newer build, or a newer file of the model"),
+    (r"no (?:CUDA|ROCm)-capable device|found no .{0,20}GPU", "The GPU is gone, or hidden from this build"),
     (r"driver version is insufficient|PTX was compiled with an unsupported",
      "The GPU's driver is too old for this build: update the driver, or choose a build for an older one"),
     (r"no kernel image|invalid device function|NoBinaryForGpu|Unable to find code object|TensileLibrary|"
@@ -5854,7 +5878,7 @@ def explanation(lines: Iterable[LogLine], free: dict[str, int], taken: dict[str,
         for line in lines:
             if found := re.search(pattern, line.text):
                 short = shortage(lines, free, taken, main=cause.startswith("Main")) if "{shortage}" in cause else {}
-                return cause.format(*found.groups(), **short)
+                return cause.format(*filter(None, found.groups()), **short)
     errors = [re.sub(ORIGIN, "", line.text).strip() for line in lines if line.level == "error"]
     telling = [item for item in errors if item and not re.search(VAGUE, item)]
     return telling[-1] if telling else errors[-1] if errors else None
