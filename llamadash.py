@@ -7072,6 +7072,16 @@ class Memory:
             self.pool.do(self.pool.residency.settle(time.monotonic()))
 
 
+ANSWER_BUFFER = 2**14  # bytes of an answer that arrive in one turn of the loop, about
+
+
+def answering_socket(address: tuple[Any, ...]) -> socket.socket:
+    """A socket for an answer, of which little is taken at once: a flood of tiny pieces or heads holds up nobody."""
+    opened = socket.socket(*address[:3])
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, ANSWER_BUFFER)
+    return opened
+
+
 class Pool:
     """The instances: carries out what Residency decides, and tells it what became of them."""
 
@@ -7094,9 +7104,9 @@ class Pool:
     def session(self) -> aiohttp.ClientSession:
         """What engines and upstreams are talked to with: a fresh connection each time, and nothing is unpacked."""
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, force_close=True), auto_decompress=False, trust_env=False,
-            skip_auto_headers=AUTOMATIC_HEADERS, cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=30), read_bufsize=2**18)
+            connector=aiohttp.TCPConnector(limit=0, force_close=True, socket_factory=answering_socket),
+            auto_decompress=False, trust_env=False, skip_auto_headers=AUTOMATIC_HEADERS, read_bufsize=2**18,
+            cookie_jar=aiohttp.DummyCookieJar(), timeout=aiohttp.ClientTimeout(total=None, sock_connect=30))
 
     def sync(self) -> None:
         """Follow the models' rows and the configuration."""

@@ -84,7 +84,7 @@ import wave
 import zipfile
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from typing import Annotated, Any, Literal
 
 import aiohttp
@@ -16030,6 +16030,65 @@ async def test_floods_of_every_kind_at_once_hold_nobody_up(impatient: Callable[.
     await client.close()
     server.stop()
     assert_log_is_short(server)
+
+
+ANSWER_FLOODS = {  # how an upstream begins its answer, and what it says from then on
+    "interim answers": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "early hints": (b"", b"HTTP/1.1 103 Early Hints\r\n" + b"Link: </x>\r\n" * 100 + b"\r\n"),
+    "headers": (b"HTTP/1.1 200 OK\r\n", b"X: y\r\n"),
+    "chunks": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+    "trailers": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"X: y\r\n"),
+    "empty events": (b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n", b"\n"),
+}
+
+
+@pytest.fixture(params=ANSWER_FLOODS)
+def flooding_upstream(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of a server with one model, which answers what is asked of that as fast as it can, without end."""
+    opening, repeated = ANSWER_FLOODS[request.param]
+
+    class Flood(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = b'{"data": [{"id": "m"}]}'
+            self.wfile.write(b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+        def do_POST(self) -> None:
+            with contextlib.suppress(OSError):
+                self.wfile.write(opening)
+                while True:
+                    self.wfile.write(repeated * (2**18 // len(repeated)))
+
+        def log_message(self, *_: Any) -> None:
+            pass
+    with ThreadingHTTPServer(("127.0.0.1", 0), Flood) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@run_async
+async def test_an_upstream_that_floods_holds_up_only_whom_it_answers(
+        impatient: Callable[..., Server], flooding_upstream: str) -> None:
+    """However it does that; its answer ends when its client leaves, or at once where it is none."""
+    server = impatient(None, "--upstream", f"up={flooding_upstream}")
+    async with api_of(server) as api:
+        async def listed() -> bool:
+            return "up/m" in str(await api.get("/v1/models"))
+        await eventually(listed, "the upstream is read")
+
+        async def ask() -> None:
+            async with api.http.post(f"{api.url}/v1/chat/completions", json={"model": "up/m"}) as answer:
+                async for _ in answer.content.iter_any():
+                    pass
+        memory = resident(server)
+        async with undisturbed(server, 4):
+            asking = [asyncio.create_task(ask()) for _ in range(2)]
+            await asyncio.wait(asking, timeout=3)
+        await llamadash.cancelled(asking)
+        assert resident(server) - memory < 20_000_000
 
 
 @run_async
