@@ -5975,8 +5975,6 @@ def test_sections_find_their_files(tmp_path: Path) -> None:
     ("CUDA_VISIBLE_DEVICES=0 LLAMA_ARG_N_PARALLEL=2 /opt/llama.cpp/bin/llama-server \\\n  -m /m/q.gguf \\  \n"
      "  # the context\n  --ctx-size 32k \\\n -fa on --no-mmap --temp .7 # that is all", "q", {
         "parallel": 2, "ctx-size": 32768, "flash-attn": "on", "load-mode": "none", "temp": 0.7}),
-    ("docker run --gpus all -v /srv:/models -p 80:8080 -e LLAMA_ARG_CTX_SIZE=4096 ghcr.io/ggml-org/llama.cpp:server"
-     " -m /models/q.gguf -fa -ngl all", "q", {"ctx-size": 4096, "flash-attn": "on", "n-gpu-layers": 9999}),
     ('.\\llama-server.exe -m "C:\\Users\\me\\q.gguf" ^\r\n  --ctx-size=4096 --no-kv-offload', "q", {
         "ctx-size": 4096, "kv-offload": False}),
     ("$ export LLAMA_ARG_THREADS=8\n$ nohup llama serve --hf-repo u/Q-GGUF --hf-file q-Q4_K_M.gguf > log.txt 2>&1 &",
@@ -6015,6 +6013,84 @@ def test_what_a_command_line_leaves_out_is_listed() -> None:
     for text in ("llama-server -c 5", "hello", "llama-server is good"):
         with pytest.raises(llamadash.InvalidRequest):
             llamadash.preset_changes([], text, [], {})
+
+
+LLAMA_SWAP = """
+# as its page shows it
+healthCheckTimeout: 120
+macros:
+  "bin": /usr/bin/llama-server
+  "latest": "${bin} --port ${PORT}"
+models:
+  "big one":
+    cmd: |
+      ${latest}
+      # its file
+      -m /models/q.gguf -c 8192 \\
+      -ngl 99
+    ttl: 300  # s
+    aliases: ["gpt-4o", 'b:c']
+    env:
+    - "LLAMA_ARG_THREADS=8"
+    - CUDA_VISIBLE_DEVICES=canary
+    proxy: http://127.0.0.1:${PORT}
+  q:
+    cmd: llama-server -m /models/q.gguf
+      --temp 0.5 -ot a=CPU,b=CPU
+    aliases:
+      - fast
+groups:
+  g: {swap: true}
+"""
+COMPOSE = """\ufeffservices:\r
+  web:\r
+    image: example.org/ui:1\r
+  llama:\r
+    image: ghcr.io/ggml-org/llama.cpp:server-cuda\r
+    ports:\r
+      - "8080:8080"\r
+"""
+
+
+@pytest.mark.parametrize(("text", "entries", "left"), [
+    ("sudo docker run -d --rm -it --name llama --gpus=all -v /srv/llama.cpp:/models:ro -p 80:8080 --env HF_HOME=/x "
+     "-e LLAMA_ARG_CTX_SIZE=4096 ghcr.io/ggml-org/llama.cpp:server-cuda -m /models/q.gguf -fa",
+     {"q": ({"ctx-size": 4096, "flash-attn": "on"}, [], None)}, ["HF_HOME", "--name", "--gpus", "-v", "-p"]),
+    ("/usr/bin/podman container run --device nvidia.com/gpu=all -p8080:8080 mine/llama.cpp -m q.gguf -c 5",
+     {"q": ({"ctx-size": 5}, [], None)}, ["--device"]),
+    (LLAMA_SWAP, {"big-one": ({"ctx-size": 8192, "n-gpu-layers": 99, "threads": 8}, ["gpt-4o", "b:c"], 300),
+                  "q": ({"temp": 0.5, "override-tensor": "a=CPU,b=CPU"}, ["fast"], None)},
+     ["healthCheckTimeout", "groups", "CUDA_VISIBLE_DEVICES", "port", "proxy"]),
+    *((COMPOSE + more, {"q": ({"ctx-size": 4096, "n-gpu-layers": 9}, [], None)}, ["ports"]) for more in (
+        "    command: >-\r\n      -m /models/q.gguf\r\n      -c 4096 -ngl 9\r\n",
+        "    command: [-m, '/models/q.gguf', \"-ngl\", \"9\", -c, 4096]\r\n",
+        "    environment:\r\n      - LLAMA_ARG_CTX_SIZE=4096\r\n    command:\r\n    - -m\r\n    - q.gguf\r\n"
+        "    - -ngl\r\n    - '9'",
+        "    environment:\r\n      LLAMA_ARG_MODEL: /models/q.gguf\r\n      LLAMA_ARG_CTX_SIZE: 4096  # tokens\r\n"
+        "      LLAMA_ARG_N_GPU_LAYERS: '9'\r\n"))])
+def test_what_other_programs_start_is_taken_over(
+    text: str, entries: dict[str, tuple[Any, ...]], left: list[str],
+) -> None:
+    """Containers, llama-swap's configuration and compose files: the commands in them, what else is known of a model
+    there, and the names of all that is not taken over."""
+    changes, warnings, _ = llamadash.preset_changes([row("q", "/models/q.gguf")], text, [], {})
+    assert {item["id"]: ({key: new for key, (_, new) in item["parameters"].items()},
+                         item["fields"].get("aliases", [[], []])[1], item["fields"].get("idle", [None, None])[1])
+            for item in changes} == entries
+    assert [item.partition("] ")[2].split()[0] if "] " in item else item.split()[0] for item in warnings] == left
+    assert "canary" not in str(warnings)
+
+
+@pytest.mark.parametrize("text", [
+    "models:\n" + "  " * 60_000, "models:\n a:\n  cmd: " + "x " * 100_000, "models:\n" + "".join(
+        f"{'':{at}}k{at}:\n" for at in range(1, 500)), "models:\n a:\n  cmd: |\n" + "   y\n" * 50_000,
+    "services:\n" + "".join(f" s{at}:\n  image: llama.cpp\n" for at in range(9000)), "models:\n - '\n - [\"\n a: 'b\n"])
+def test_a_configuration_that_is_odd_takes_no_time(text: str) -> None:
+    """Nothing in it costs more than its length, and nothing is a fault of the program."""
+    began = time.process_time()
+    with contextlib.suppress(llamadash.InvalidRequest):
+        llamadash.preset_changes([], text, [], {})
+    assert time.process_time() - began < 5
 
 
 @run_async

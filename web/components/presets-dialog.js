@@ -110,7 +110,8 @@ export class PresetsDialog extends Component {
         h("section", { key: "import", className: "stack" },
           h("h3", { className: "section-title" }, "Import"),
           h("label", { className: "field-hint", htmlFor: "presets-text" },
-            "Paste a llama-server preset file or command line, or choose a file. Nothing changes before you apply it."),
+            "Paste a preset file, a llama-server or docker command, a compose file, or llama-swap's configuration. ",
+            "Nothing changes before you apply it."),
           h("textarea", {
             id: "presets-text", className: "input mono presets-text", rows: 6, value: text, spellcheck: false,
             placeholder: "llama-server -hf user/repo:Q4_K_M -c 8192\n\nor\n\n[model-id]\nctx-size = 8192",
@@ -120,7 +121,7 @@ export class PresetsDialog extends Component {
             h("label", { className: "button file-button" },
               "Choose file…",
               h("input", {
-                type: "file", accept: ".ini,text/plain", className: "visually-hidden",
+                type: "file", accept: ".ini,.yaml,.yml,text/plain", className: "visually-hidden",
                 dataset: { role: "presets-file" },
               })),
             h("span", { className: "spacer" }),
