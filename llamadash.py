@@ -12185,7 +12185,7 @@ class WebFiles:
             import bz2  # not at the top: only a release needs it
 
             carried = json.loads(bz2.decompress(base64.b85decode(CARRIED_WEB.replace("\n", ""))))
-            return {name: text.encode() for name, text in carried.items()}
+            return {name: text.encode(errors="surrogateescape") for name, text in carried.items()}
         return {path.relative_to(WEB).as_posix(): path.read_bytes() for path in WEB.rglob("*")
                 if stat.S_ISREG(path.lstat().st_mode)}  # links are left out, for they could lead anywhere
 

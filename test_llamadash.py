@@ -13524,7 +13524,8 @@ def test_index_html_names_what_the_first_page_imports() -> None:
 async def test_security_headers_are_everywhere(standing: Server) -> None:
     """Nothing is taken for another type or embedded elsewhere; what can hold scripts has a strict policy as well."""
     policies = {"Content-Security-Policy", "X-Frame-Options", "Referrer-Policy", "Cross-Origin-Opener-Policy"}
-    for path in ("/", "/chat", "/favicon.svg", "/app.js", "/css/base.css", "/manifest.webmanifest", "/nothing.js"):
+    for path in ("/", "/chat", "/favicon.svg", "/app.js", "/css/base.css", "/manifest.webmanifest", "/icon-192.png",
+                 "/nothing.js"):
         headers = (await fetch(standing, path))[1]
         assert headers["X-Content-Type-Options"] == "nosniff"
         assert headers["Cross-Origin-Resource-Policy"] == "same-origin" and headers["Server"] == "llamadash"
@@ -13535,7 +13536,7 @@ async def test_security_headers_are_everywhere(standing: Server) -> None:
             assert "default-src 'none'" in policy and "unsafe" not in policy
             assert "require-trusted-types-for 'script'" in policy
         else:
-            assert path in {"/app.js", "/css/base.css", "/manifest.webmanifest", "/nothing.js"}
+            assert path in {"/app.js", "/css/base.css", "/manifest.webmanifest", "/icon-192.png", "/nothing.js"}
             assert not policies & {*headers}
 
 
@@ -17839,6 +17840,7 @@ async def test_a_gpu_that_no_build_can_use_is_told_on_every_page(start: Callable
             await banner.wait_for()
         await banner.get_by_role("link", name="Install one").click()
         await page.wait_for_url("**/configuration#builds")
+        await banner.wait_for(state="detached")  # what it would say stands there
         await page.get_by_text("127.0.0.1").filter(has_text="failed").first.wait_for()
 
 

@@ -3,7 +3,7 @@ import { readFileSync, readdirSync } from "node:fs";
 import { test } from "node:test";
 
 const root = new URL("../../web/", import.meta.url);
-const files = readdirSync(root, { recursive: true }).filter((name) => /\.(js|css|html)$/.test(name)).map((name) => [name, readFileSync(new URL(name, root), "utf8")]);
+const files = readdirSync(root, { recursive: true }).filter((name) => /\.(js|css|html|svg|webmanifest)$/.test(name)).map((name) => [name, readFileSync(new URL(name, root), "utf8")]);
 
 test("lines of the client are at most 120 characters", () => {
   const long = files.flatMap(([name, text]) => text.split("\n").flatMap((line, at) => (line.length > 120 ? [`${name}:${at + 1}`] : [])));

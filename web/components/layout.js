@@ -87,8 +87,13 @@ export class Layout extends Component {
       h("kbd", { className: "search-keys", "aria-hidden": "true" }, apple ? "⌘ K" : "Ctrl K"));
   }
 
+  /** The page that is shown, without what its address has beside it. */
+  get path() {
+    return (this.props.path ?? "/").split(/[?#]/)[0];
+  }
+
   renderNavigation() {
-    const path = (this.props.path ?? "/").split("?")[0];
+    const { path } = this;
     const { more } = this.state;
     return h("nav", { className: more ? "nav nav-open" : "nav", "aria-label": "Main" },
       h("ul", { className: "nav-list" },
@@ -212,13 +217,13 @@ export class Layout extends Component {
 
   renderEngineTrouble() {
     const engine = this.get("engine");
-    if (engine?.unused_gpu && this.props.path !== "/configuration") {
+    if (engine?.unused_gpu && this.path !== "/configuration") {
       return banner("gpu", "warning", "warning", `No engine build here can use the ${engine.unused_gpu}.`,
         h("a", {
           className: "button button-small", href: "/configuration#builds", dataset: { action: "build-install" },
         }, "Install one"));
     }
-    if (engine?.status !== "missing" || this.props.path === "/") return null; // the dashboard's card says it in full
+    if (engine?.status !== "missing" || this.path === "/") return null; // the dashboard's card says it in full
     if (engine.upstreams?.some((/** @type {any} */ { status }) => status === "connected")) return null;
     return banner("engine", "warning", "warning", "No engine was found, so models cannot run yet.",
       h("a", { className: "button button-small", href: "/" }, "How to get one"));
