@@ -5734,16 +5734,18 @@ async def engines_use(dash: Dash, *, id: Annotated[str, Length(1, 96)]) -> Json:
 
 
 async def wait_for_engine(dash: Dash) -> None:
-    """Look for programs again for as long as there is none of use: its disk may be mounted late."""
+    """Look for programs again, often where none is of use: a disk may be mounted late, or one installed beside us."""
     for turn in itertools.count(1):
         await asyncio.sleep(ENGINE_PAUSE)
-        build = dash.builds.default(dash.engine_config)
-        if build is None or build.problem:
-            await dash.builds.refresh(again=turn % 30 == 0)
-            build = dash.builds.default(dash.engine_config)
-            if build and not build.problem:
-                log.info("the engine %s is there", build.path)
-                await announce_build(dash, build.id)
+        default, now_and_then = dash.builds.default(dash.engine_config), turn % 30 == 0
+        useless = default is None or default.problem is not None
+        if useless or now_and_then:
+            before = {id: build.problem for id, build in dash.builds.builds.items()}
+            await dash.builds.refresh(again=useless and now_and_then)
+            for id, build in dash.builds.builds.items():
+                if not build.problem and before.get(id, "") is not None:
+                    log.info("the engine %s is there", build.path)
+                    await announce_build(dash, id)
 
 
 async def announce_build(dash: Dash, id: str) -> Json:
@@ -12660,6 +12662,8 @@ async def model_findings(config: Config, values: Json) -> Findings:
             yield "ok", "models", f"{folder}: {len(sizes)} GGUF files, {sum(sizes) / 2**30:.1f} GiB"
         elif folder in (config.models_dirs or ()):
             yield "fail", "models", f"{folder} is not a folder", "check --models-dir"
+        elif folder not in (*default_model_folders(), config.data_dir / "models"):
+            yield "warn", "models", f"{folder} is not there", "mount or make it, or remove it under Configuration"
     if not found:
         yield ("warn", "models", "none found",
                f"put GGUF files into {config.data_dir / 'models'}, or download one on the Models page")

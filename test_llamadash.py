@@ -6310,6 +6310,28 @@ async def test_an_engine_that_comes_late_is_found(tmp_path: Path, monkeypatch: p
 
 
 @run_async
+async def test_an_engine_that_is_installed_beside_another_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that comes on PATH while the embedded one serves is told of and preferred; nothing else is asked again."""
+    monkeypatch.setattr(llamadash, "ENGINE_PAUSE", 0.01)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/bin:/usr/bin")
+    broken = tmp_path / "data" / "engines" / "old" / "llama-server"
+    await asyncio.to_thread(fake_build, broken, body=f"echo $* >> {tmp_path}/asked; exit 1")
+    dash = StubDash(tmp_path)
+    await dash.builds.refresh()
+    assert dash.builds.default(dash.engine_config) is dash.builds.get("embedded")
+    asked = (tmp_path / "asked").read_text()
+    looking = asyncio.create_task(llamadash.wait_for_engine(dash))
+    await asyncio.to_thread(fake_build, tmp_path / "bin" / "llama-server")
+    told = await eventually(lambda: dash.broadcasts("engines:update"))
+    assert [(item["build"]["id"], item["build"]["default"]) for item in told] == [("llama-server", True)]
+    assert (tmp_path / "asked").read_text() == asked
+    looking.cancel()
+    dash.db.close()
+
+
+@run_async
 async def test_the_build_of_a_model(tmp_path: Path) -> None:
     """It is the model's own one, or that of all that choose none; why it can be none is said."""
     dash = StubDash(tmp_path, program="/no/such/llama-server")
@@ -14700,6 +14722,13 @@ def test_model_folder_that_is_not_there(config: llamadash.Config, lines: Run, tm
     for path in (tmp_path / "absent", file):
         code, printed = lines(dataclasses.replace(config, models_dirs=(path,)))
         assert code == 1 and f"fail  models: {path} is not a folder: check --models-dir" in printed
+    (tmp_path / "data").mkdir(mode=0o700)
+    with contextlib.closing(sqlite3.connect(tmp_path / "data" / llamadash.DATABASE_NAME)) as database, database:
+        database.execute("CREATE TABLE server_config (key TEXT, value TEXT)")
+        saved = [str(tmp_path / "share"), *map(str, llamadash.default_model_folders())]
+        database.execute("INSERT INTO server_config VALUES ('models_dirs', ?)", (json.dumps(saved),))
+    told = re.findall("(?m)^.*is not there.*$", lines(dataclasses.replace(config, models_dirs=None))[1])
+    assert len(told) == 1 and told[0].startswith(f"warn  models: {tmp_path}/share is not there: mount"), told
 
 
 def test_a_folder_that_hangs_keeps_the_doctor_from_nothing_else(
