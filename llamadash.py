@@ -5419,10 +5419,15 @@ class Build:
         return list(dict.fromkeys([*names, "CPU"]))
 
     @property
+    def number(self) -> int | None:
+        """The number of llama.cpp's build, where the program tells it."""
+        found = re.search(r"\bbuild (\d{3,6})\b|^(\d{3,6})\b", self.version or "")
+        return int(found[1] or found[2]) if found else None
+
+    @property
     def warning(self) -> str | None:
         """What its owner should know of it."""
-        number = re.search(r"\bbuild (\d{3,6})\b|^(\d{3,6})\b", self.version or "")
-        if number and int(number[1] or number[2]) < SAFE_BUILD:
+        if self.number is not None and self.number < SAFE_BUILD:
             return f"Builds before {SAFE_BUILD} have a known hole that a request can use (CVE-2026-21869): update it."
         return None
 
@@ -5879,6 +5884,8 @@ CAUSES = (
      "The engine aborted at {}: {}"),
     (r"^(?:  what\(\): +|libc\+\+abi: terminating .{1,200}?: )(.{1,300})", "The engine aborted: {}"),
 )
+# Of the reasons for which a process ended those that are its build's, and neither memory's nor the file's.
+BUILD_FAULT = re.compile(r"(?i)\bbuilds?\b|the engine aborted|cannot be (?:started|run)|illegal instruction|it hung")
 # What reading answers of wrong types, or of numbers that nobody can compute with, may raise.
 MALFORMED = (AttributeError, TypeError, ValueError, LookupError, ArithmeticError, RecursionError)
 # Becomes the engine, beside a shell in its group that ends both when the pipe is closed: by our end, whatever it is.
@@ -7292,20 +7299,25 @@ class Pool:
             self.do(self.residency.exited(unit.id, error, time.monotonic()))
             if instance is not None:
                 instance.gone.set()
-                if error and not instance.ready.is_set():
-                    await self.take_build_back(unit.name, instance.build)
+                if error and not instance.ready.is_set() and BUILD_FAULT.search(error):
+                    with contextlib.suppress(DashError):
+                        await self.take_build_back(unit.name, instance.build)
 
     async def take_build_back(self, entry: str, build: Build) -> None:
         """Return to the build that a model last ran with, where the one that took its place cannot start it."""
-        builds, config = self.dash.builds, self.dash.engine_config
+        builds, own = self.dash.builds, self.dash.db.get_model(entry)["build"]
         good = builds.builds.get(str(self.dash.db.get_meta("proven_builds", {}).get(entry)))
-        if good is None or good.problem or good.id == build.id or builds.default(config) is not build or self.stopping:
+        if good is None or good.problem or good.id == build.id or "given" in (good.id, build.id) or self.stopping:
             return
-        await apply_config(self.dash, None, {"build": good.id})
+        if own == build.id:
+            await self.dash.change_models({entry: {"build": good.id}})
+        elif builds.default(self.dash.engine_config) is build:
+            await apply_config(self.dash, None, {"build": good.id})
+        else:  # another one was chosen meanwhile
+            return
         self.dash.gateway.warn("build", f"{build.id} could not start {entry}, which {good.id} had run: "
                                f"{good.id} is used again.")
-        with contextlib.suppress(DashError):
-            await self.load(entry, f"{build.id} could not start it")
+        await self.load(entry, f"{build.id} could not start it")
 
     def prepared(self, unit: Unit) -> Instance:
         """The instance that a unit's plan asks for, not started yet."""
@@ -9951,7 +9963,9 @@ class Rehearsal:
                 raise EngineFailed(error_text(said, response.status))
         await instance.measure()
         timings = timings_of(answer := json.loads(said))
+        seen = await listed_devices(instance.build, self.dash.config.data_dir)
         return {"build": instance.build.id, "context": context, "answer": answer.get("content"),
+                "sees": [device["description"] or device["name"] for device in seen],
                 "loading": round((instance.ready_at or 0) - instance.started, 2),
                 "devices": {item["name"]: item["used"] for item in instance.devices},
                 "prompt_per_second": finite_rate(timings["prompt_per_second"]),
@@ -11275,9 +11289,9 @@ class Installer:
         await self.dash.builds.refresh()
 
     async def look_for_newer(self) -> None:
-        """Look for a newer release once a day, where a build was installed and the owner does not mind."""
-        installed = self.dash.builds.installed()
-        if not (installed and self.dash.engine_config["check_releases"]) or steady_ms() < self.due:
+        """Look for a newer release once a day, where there is a build of llama.cpp and the owner does not mind."""
+        known = any(build.kind == "llama-server" for build in self.dash.builds.builds.values())
+        if not (known and self.dash.engine_config["check_releases"]) or steady_ms() < self.due:
             return
         self.due = steady_ms() + DAY
         with contextlib.suppress(DashError):
@@ -11289,9 +11303,14 @@ class Installer:
 
     @property
     def newer(self) -> str | None:
-        """The tag of a release that is newer than what is installed."""
-        ids = [build.id for build in self.dash.builds.installed()]
-        return self.newest if ids and not any(id.startswith(f"{self.newest}-") for id in ids) else None
+        """The tag of a release that is newer than every build here, whoever installed it, as far as these tell."""
+        newest, own = numbers_of(self.newest or ""), self.dash.builds.installed()  # of b11434, or of 0.6.0
+
+        def is_old(build: Build) -> bool | None:
+            numbers = numbers_of(str(build.number) if len(newest) == 1 else (build.version or "").partition(" ")[0])
+            return not build.id.startswith(f"{self.newest}-") if build in own else numbers < newest if numbers else None
+        here = {is_old(build) for build in self.dash.builds.builds.values() if build.kind == "llama-server"}
+        return self.newest if True in here and False not in here else None
 
 
 def replace_build(folder: Path, new: Path | None = None) -> None:

@@ -11462,7 +11462,7 @@ async def test_a_build_is_tried_beside_the_one_that_runs(tmp_path: Path) -> None
         assert tried["old"]["answer"] == tried["new"]["answer"] and tried["new"]["context"] == 1024
         for side in (tried["old"], tried["new"]):
             assert side["prompt_per_second"] > 0 and side["generated_per_second"] > 0 and side["loading"] > 0
-            assert side["devices"]["Main memory"] > 0
+            assert side["devices"]["Main memory"] > 0 and side["sees"] == []
         assert dash.state("a")["runtime"]["pid"] == pid and dash.engine_config["build"] == "b1"
         failed = await rehearsal("b3")
         assert failed["status"] == "failed" and failed["old"] and "illegal" in failed["problem"]
@@ -12837,13 +12837,13 @@ async def test_installing_an_official_build(release_folder: Path) -> None:
         assert any(item.get("total") == len(releases.files[""]) for item in told)
         assert {item["build"].get("status") for item in told} >= {"installing", "installed"}
         assert (await dash.request("engines:use", id="b99-cpu"))["build"]["default"]
-        releases.tag = "b100"
+        releases.tag = "b100000"
         await dash.installer.look_for_newer()
-        assert (await dash.request("engines:list"))["newer"] == "b100"
+        assert (await dash.request("engines:list"))["newer"] == "b100000"
         assert (await installation(dash))["build"]["status"] == "installed"
         default = dash.builds.default(dash.engine_config)
         assert default and default.id == "b99-cpu", "a new build waits until it is chosen"
-        await dash.request("engines:remove", id="b100-cpu")
+        await dash.request("engines:remove", id="b100000-cpu")
         assert left_over(dash) == ["b99-cpu"]
         for id in ("given", "llama-server", "../models"):
             await dash.refused("engines:remove", id=id)
@@ -12944,9 +12944,48 @@ async def test_a_build_that_cannot_start_a_model_is_taken_back(tmp_path: Path) -
         assert any("b2 could not start a" in text for text in dash.gateway.snapshot()["warnings"])
         await dash.request("engines:use", id="b1")
         assert not dash.gateway.snapshot()["warnings"]
+        await dash.pool.unload("a")
+        await dash.is_status("a", "unloaded")
+        await dash.change("a", build="b2")  # its own one, which the others need not have
+        await dash.pool.load("a")
+        assert (await dash.is_status("a", "loaded"))["runtime"]["build"] == "b1"
+        assert (dash.db.get_model("a")["build"], dash.engine_config["build"]) == ("b1", "b1")
         dash.db.set_meta("proven_builds", {"a": {"id": "b2"}})  # as no version saves it
         await dash.pool.take_build_back("a", dash.builds.get("b1"))
         assert dash.engine_config["build"] == "b1"
+
+
+@pytest.mark.parametrize(("line", "back"), [
+    ("error: invalid argument: --nonsense", True), ("/x/ggml.c:5: GGML_ASSERT(n > 0) failed", True),
+    ("E error loading model: unknown model architecture: 'new'", True), ("kill -11 $$", True), ("kill -9 $$", False),
+    ("E gguf_init_from_file: failed to open GGUF file '/m.gguf' (No such file or directory)", False),
+    ("E x: allocating 14336.00 MiB on device 0: cudaMalloc failed: out of memory", False),
+    ("E error loading model: tensor 'x' data is not within the file bounds, model is corrupted", False)])
+def test_a_build_is_taken_back_for_its_own_faults(dash: StubDash, line: str, back: bool) -> None:
+    """Not where memory ran out, or for what is wrong with the file: the build before would fail as well."""
+    async def check() -> str:
+        instance = an_instance(dash)
+        if line.startswith("kill"):
+            return instance.failure(int(line.split()[1]))
+        instance.output.take_line(line.encode())
+        return instance.failure(1)
+    assert bool(llamadash.BUILD_FAULT.search(asyncio.run(check()))) == back
+
+
+@pytest.mark.parametrize(("newest", "versions", "told"), [
+    ("b11434", {"llama-server": "9246 (abc)"}, True), ("b11434", {"llama-server": "11434 (abc)"}, False),
+    ("b11434", {"llama-server": "9246 (abc)", "x": "0.6.0 (build 11500, commit abc)"}, False),
+    ("0.7.0", {"given": "0.6.0 (build 11434, commit abc)"}, True),
+    ("0.7.0", {"given": "0.7.0 (build 11434, commit abc)"}, False), ("b11434", {"given": "unknown"}, False),
+    ("b11434", {}, False), ("", {"given": "9246 (abc)"}, False)])
+def test_a_newer_release_is_told_whoever_installed_the_build(dash: StubDash, newest: str, versions: dict[str, str],
+                                                             told: bool) -> None:
+    """Where no build of llama.cpp here is as new, as far as they tell; the embedded engine is none."""
+    builds = [llamadash.Build(id, "llama-server", (), "/x", version=version) for id, version in versions.items()]
+    embedded = llamadash.Build("embedded", "embedded", (), "/x", version="xllamacpp 0.2")
+    dash.builds.builds = {build.id: build for build in (*builds, embedded)}
+    dash.installer.newest = newest or None
+    assert dash.installer.newer == (newest if told else None)
 
 
 @run_async

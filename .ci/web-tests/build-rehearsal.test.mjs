@@ -15,6 +15,8 @@ test("how a build compares is one phrase", () => {
   assert.equal(comparison(trial, { ...trial, generated_per_second: 50, devices: { "Main memory": 6 * GIB } }),
     "50 % slower, as much memory, does not use CUDA0, same answer");
   assert.match(comparison({ ...trial, generated_per_second: null }, trial), /^speed unknown/);
+  const [two, one] = [["RTX 4090", "RTX 3060"], ["RTX 4090"]].map((sees) => ({ ...trial, sees }));
+  assert.equal(comparison(two, one), "as fast, as much memory, does not see RTX 3060, same answer");
 });
 
 test("a build is tried on a model that another one runs, and what came of it is shown", async () => {

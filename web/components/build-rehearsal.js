@@ -24,7 +24,9 @@ export function comparison(old, fresh) {
       : `${bytes(Math.abs(memory))} ${memory > 0 ? "more" : "less"} memory`,
   ];
   const gone = Object.keys(old.devices ?? {}).filter((name) => !(name in (fresh.devices ?? {})));
-  if (gone.length) words.push(`does not use ${gone.join(", ")}`);
+  const unseen = (old.sees ?? []).filter((/** @type {string} */ device) => !(fresh.sees ?? []).includes(device));
+  if (unseen.length) words.push(`does not see ${unseen.join(", ")}`);
+  else if (gone.length) words.push(`does not use ${gone.join(", ")}`);
   if (old.context !== fresh.context) words.push(`context ${number(fresh.context)} instead of ${number(old.context)}`);
   words.push(old.answer === fresh.answer ? "same answer" : "another answer");
   return words.join(", ");
