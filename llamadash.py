@@ -1211,7 +1211,7 @@ SQLITE_TEXTS = {"permission denied": 3, "is locked": 5, "readonly": 8, "disk I/O
                 "is full": 13, "unable to open": 14, "locking protocol": 15, "large file support": 22,
                 "authorization": 23, "not a database": 26}
 SQLITE_BUSY, SQLITE_FULL, SQLITE_DAMAGE = (5, 6), 13, (11, 26)
-DATABASE_FILES = ("", "-wal", "-shm")  # endings of their names
+DATABASE_FILES = ("", "-wal", "-shm", "-journal")  # endings of their names
 LENIENT_TEXT = functools.partial(str, encoding="utf-8", errors="replace")  # one bad character costs no whole list
 NO_LOCKS = (errno.ENOLCK, "No file locks, as on some network shares")
 UNLOCKABLE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # what a file system says that has none
@@ -1272,7 +1272,7 @@ def storage_problem(path: Path) -> OSError | None:
 
 def files_of(path: Path) -> list[str]:
     """What is there of all that SQLite opens for the database at `path`."""
-    return [file for suffix in (*DATABASE_FILES, "-journal") if os.path.lexists(file := f"{path}{suffix}")]
+    return [file for suffix in DATABASE_FILES if os.path.lexists(file := f"{path}{suffix}")]
 
 
 def files_at(path: Path) -> list[tuple[int, int] | None]:
@@ -13320,7 +13320,7 @@ async def watchdog(dash: Dash) -> None:
 async def system_info(dash: Dash) -> Json:
     """What this machine and this installation are."""
     metrics = dash.sampler.latest or await dash.sampler.sample()
-    database = [dash.db.path.with_name(f"{dash.db.path.name}{suffix}") for suffix in ("", "-wal", "-shm")]
+    database = [Path(f"{dash.db.path}{suffix}") for suffix in DATABASE_FILES]
     return {
         "version": __version__, "python": platform.python_version(),
         "os": await asyncio.to_thread(lambda: readable(lambda: platform.freedesktop_os_release()["PRETTY_NAME"]) or

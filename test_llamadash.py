@@ -2118,6 +2118,25 @@ def test_a_database_that_has_nothing_in_it_is_replaced_by_its_backup(
         assert last.notice is None
 
 
+@pytest.mark.parametrize("moment", ["start", "run"])
+def test_a_journal_that_was_left_is_not_played_into_a_backup(backed_up: Path, moment: str) -> None:
+    """One of a transaction that a kill cut short goes aside with its database, before the backup takes that's place."""
+    other = backed_up.with_name("other.db")
+    with contextlib.closing(sqlite3.connect(other, isolation_level=None)) as db:
+        db.executescript("CREATE TABLE t (x); INSERT INTO t VALUES (randomblob(99999)); PRAGMA cache_size = 1; BEGIN; "
+                         "UPDATE t SET x = randomblob(99999)")
+        hot = Path(f"{other}-journal").read_bytes()
+    with contextlib.ExitStack() as stack:
+        database = stack.enter_context(contextlib.closing(llamadash.Database(backed_up))) if moment == "run" else None
+        backed_up.unlink()
+        Path(f"{backed_up}-journal").write_bytes(hot)
+        if database:
+            database.stay_in_place()
+        again = stack.enter_context(contextlib.closing(llamadash.Database(backed_up)))
+        assert again.get_meta("kept") == 1 and not Path(f"{backed_up}-journal").exists()
+        assert [file.read_bytes() for file in backed_up.parent.glob("*-journal")] == [hot]
+
+
 @pytest.mark.parametrize(("spoil", "problem"), [
     (foreign_log, "it is not llamadash's"), (foreign_database, "it is not llamadash's"),
     (changed_by("PRAGMA user_version = -5"), "it is not llamadash's"),
@@ -2602,7 +2621,7 @@ def test_a_file_overwritten_in_place_ends_all_saving(tmp_path: Path, content: st
 def test_nothing_is_written_where_another_disk_is_now(fresh_db: llamadash.Database) -> None:
     """A folder whose disk was unmounted is not the one that the database was in: no change is acknowledged there."""
     fresh_db.path.unlink()
-    fresh_db.files = [(1, 2), None, None]
+    fresh_db.files = [(1, 2), None, None, None]
     with pytest.raises(llamadash.DatabaseUnavailable, match="another disk"):
         fresh_db.set_meta("kept", 1)
     assert not fresh_db.path.exists()
