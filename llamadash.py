@@ -3205,7 +3205,7 @@ INNER_INTERFACE = r"lo\d*|Loopback.*|veth.*|br-.*|docker\d+|virbr.*"
 
 def reading(text: str | None, scale: float = 1, kind: type[float] = float) -> Any:
     """`text` times `scale`, as a number of this `kind`; None for what is none: "[N/A]", "[Not Supported]", "nan"."""
-    value = readable(lambda: float(text or "") * scale)
+    value = readable(lambda: float((text or "").replace(",", ".")) * scale)
     return kind(value) if value is not None and math.isfinite(value) else None
 
 
@@ -3317,7 +3317,7 @@ async def program_output(*command: str, limit: float, size: int, environment: Ma
 
 def nvidia_lines(text: str, query: str) -> list[list[str]]:
     """The fields of each line that answers a query to nvidia-smi; a message, as of a card that is lost, has fewer."""
-    lines = ([field.strip() for field in line.split(",")] for line in text.splitlines())
+    lines = ([field.strip() for field in re.split(r",(?!\d)", line)] for line in text.splitlines())
     return [line for line in lines if len(line) > min(query.count(","), 5)]  # an old driver leaves out the last ones
 
 

@@ -3952,6 +3952,19 @@ def test_parse_nvidia() -> None:
     assert gpus.pop("GPU-2") == {**dict.fromkeys(gpus["nvidia-2"]), "name": "NVIDIA GPU", "vendor": "nvidia"}
 
 
+def test_nvidia_smi_in_other_words() -> None:
+    """Decimals of another country, cards that tell only some of it or nothing, and lines that are no card."""
+    gpus = llamadash.parse_nvidia(
+        "41, 1021, 24564, 61, 120,51, NVIDIA GeForce RTX 4090, GPU-a, 00000000:01:00.0, 2520, 0x0000000000000000\r\n"
+        "[Insufficient Permissions], [Insufficient Permissions], 81559, 35, [N/A], NVIDIA H100 80GB HBM3, GPU-b\n"
+        "[Unknown Error], [GPU requires reset], [GPU requires reset], ERR!, [Unknown Error], NVIDIA A100, GPU-c\n"
+        "No devices were found\nWARNING: infoROM is corrupted at gpu 0000:B3:00.0\n\n"
+        "0, [N/A], [N/A], 40, 4.5, NVIDIA GB10, GPU-d, 0000000F:01:00.0, 208, [N/A]\n")
+    assert [[gpus[f"GPU-{id}"][key] for key in ("memory_used", "memory_total", "power")] for id in "abcd"] == [
+        [1021 * MIB, 24564 * MIB, 120.51], [None, 81559 * MIB, None], [None] * 3, [None, None, 4.5]]
+    assert len(gpus) == 4 and gpus["GPU-a"]["address"] == "0000:01:00.0"
+
+
 def test_what_more_nvidia_smi_tells() -> None:
     """The address, the clock and what slows a card down; in other words than expected they are unknown."""
     gpus = llamadash.parse_nvidia(
