@@ -17649,7 +17649,7 @@ def axe() -> str:
 # What is too small for a finger, or so small that a phone zooms into it; links within a text are as high as the text.
 TOO_SMALL = """() => [...document.querySelectorAll("a[href], button, input, select, textarea, summary")]
   .filter((element) => element.offsetParent && !element.closest("[hidden], .visually-hidden")
-    && !element.matches(".visually-hidden, .skip-link, .log-time, .log-bar, input[type=checkbox], input[type=radio]")
+    && !element.matches(".visually-hidden, .skip-link, .log-time, input[type=checkbox], input[type=radio]")
     && getComputedStyle(element).display !== "inline")
   .filter((element) => element.offsetHeight < 44 || element.offsetWidth < 44
     || (element.matches("input, select, textarea") && parseFloat(getComputedStyle(element).fontSize) < 16))
@@ -17684,6 +17684,8 @@ async def test_every_page_is_accessible(start: Callable[..., Server], tmp_path: 
             await page.goto(server.url + path)
             await page.wait_for_selector("h1")
             await page.wait_for_load_state("networkidle")
+            if path == "/logs":
+                await page.wait_for_selector(".log-bar[data-line]", state="attached")
             await check(path)
         await page.goto(server.url)
         await page.click(".dashboard-details > summary")

@@ -4,8 +4,17 @@ import { dateTime, number } from "../core/format.js";
 /** @typedef {[at: number, level: string, count: number, id: number]} Bucket */
 /** @typedef {{from: number | null, bucket: number, buckets: Bucket[]}} Counts as the page adds them up */
 
-export const PARTS = 60;
+const PARTS = 60;
+const FINGER = "(pointer: coarse), (max-width: 640px)";
+const FINGER_PX = 45; // with the gap
+const MARGINS_PX = 64; // of the page, and of a part that is begun
 const LEVELS = ["error", "warning", "info", "debug"];
+
+/** In how many parts the time is counted: so many that each bar can be hit. */
+export function partsCount() {
+  return matchMedia(FINGER).matches ? Math.max(2, Math.min(PARTS, Math.floor((innerWidth - MARGINS_PX) / FINGER_PX)))
+    : PARTS;
+}
 
 /**
  * How many lines there were over time, by level. Each bar goes to its first line.

@@ -4,7 +4,7 @@ import { saveText } from "../components/copy-button.js";
 import { confirmDialog } from "../components/dialog.js";
 import { Filters as FilterBox } from "../components/filters.js";
 import { icon } from "../components/icon.js";
-import { LogHistogram, PARTS } from "../components/log-histogram.js";
+import { LogHistogram, partsCount } from "../components/log-histogram.js";
 import { LogList } from "../components/log-list.js";
 import { emptyState, errorState, loadingState } from "../components/states.js";
 import { toast } from "../components/toast.js";
@@ -176,7 +176,7 @@ export class LogsPage extends Component {
     const asked = addressOf(this.state.filters);
     try {
       const { level, source, ...others } = this.request();
-      const answer = await this.props.state.request("logs:list", { ...others, parts: PARTS });
+      const answer = await this.props.state.request("logs:list", { ...others, parts: partsCount() });
       if (asked !== addressOf(this.state.filters) || !answer.counts) return;
       const counts = countsOf(answer, { level, source });
       this.setState({ counts });
