@@ -944,6 +944,7 @@ SCAN_ROWS = 200  # models written in one go: as long as that takes, whoever read
 PRUNE_ROWS = 5000  # rows deleted in one go: more would stall the writers
 MAX_ROWS = {"requests": 1_000_000, "events": 2_000_000, "usage": 500_000, "benchmarks": 10_000}
 MAX_SESSIONS = 1000  # of browsers, the newest
+MANY_REQUESTS = 100_000  # that a filter leaves: more are not counted to find the one that leaves the fewest
 SORTED_ROWS = 50_000  # the newest requests, among which another order is looked for: more takes longer than one waits
 LOGS_COUNTED, MAX_LOG_COUNTS = 200_000, 10_000  # of the newest log entries, for the same reason; in one answer
 SPEED_STEP, SPEED_LEAST, SPEED_MOST = 1.03, 0.1, 1e6  # how exactly speeds are counted, and which ones (tokens/s)
@@ -982,6 +983,7 @@ FILTERS = {**{name: f"{name} = ?" for name in ("model", "key", "status", "kind",
 # What models come and leave by, as the index events_lives has it; pins are configuration, and an end is that of all.
 LIVES = ("kind IN ('loading', 'loaded', 'unloaded', 'failed', 'crashed', 'waiting', 'unwanted', 'started', 'stopped', "
          "'configuration')")
+PINS = "kind = 'configuration' AND details LIKE '%\"pinned\":%'"  # as the index events_pins has them
 RARE = "kind IN ('cut', 'spilled', 'memory', 'build', 'backup', 'alert', 'download', 'key', 'schedule')"
 EVENT_COLUMNS = ("id", "timestamp", "kind", "model", "reason", "details")
 CLOCK_FIELDS: dict[str, Any] = {"sure": Timestamp, "since": Timestamp, "held": int, "doubt": str | None}
@@ -1200,7 +1202,9 @@ def m008_parameters(db: sqlite3.Connection) -> None:
         {usage.replace(key, f"parameters TEXT NOT NULL DEFAULT '', {key}, parameters")};
         INSERT INTO usage SELECT *, '' FROM old_usage;
         DROP TABLE old_usage;
-        ALTER TABLE captures ADD COLUMN head TEXT""")
+        ALTER TABLE captures ADD COLUMN head TEXT;
+        CREATE INDEX events_pins ON events (model, timestamp)
+            WHERE kind = 'configuration' AND details LIKE '%"pinned":%'""")
 
 
 # A migration runs once, in a transaction of its own, and makes the format of its number; others were never released.
@@ -1879,19 +1883,27 @@ class RequestRows(DatabaseFile):
         last = found[0] if found else None
         if sort == "timestamp":
             after = None if before is None else (last or 0, before)
-            rows = self.newest("requests", REQUEST_COLUMNS, filters, limit, after)
+            rows = self.newest("requests", REQUEST_COLUMNS, self.by_the_rarest(filters), limit, after)
         else:
-            filters = {FILTERS.get(name, name).replace("timestamp", "+timestamp"): value
-                       for name, value in filters.items()}
-            filters["id > ?"] = self.last_id("requests") - SORTED_ROWS  # whose index serves, with +: not that of times
+            filters = {f"+{FILTERS[name]}": value for name, value in filters.items()}  # +: by no index but that of ids
+            filters["id > ?"] = self.last_id("requests") - SORTED_ROWS
             if before is not None:
                 filters |= ({f"{sort} IS NULL AND id < ?": before} if last is None else
                             {f"(({sort}, id) < (?, ?) OR {sort} IS NULL)": (last, before)})
-            where, values = where_all(filters)
-            rows = [dated(row) for row in self.read(f"SELECT {', '.join(REQUEST_COLUMNS)} FROM requests {where} "
-                                                    f"ORDER BY {sort} DESC, id DESC LIMIT ?", [*values, limit])]
+            (where, values), order = where_all(filters), f"ORDER BY {sort} DESC, id DESC"
+            ids = f"SELECT id FROM requests {where} {order} LIMIT ?"
+            rows = [dated(row) for row in self.read(f"SELECT {', '.join(REQUEST_COLUMNS)} FROM requests "
+                                                    f"WHERE id IN ({ids}) {order}", [*values, limit])]
         return [{**row, "stream": None if row["stream"] is None else bool(row["stream"]),
                  "details": row["details"] and decoded(row, "details", {})} for row in rows]
+
+    def by_the_rarest(self, filters: Json) -> Json:
+        """The filters, so that the index of the one serves that the fewest requests meet."""
+        given = [name for name in ("model", "key", "status") if filters.get(name) is not None]
+        counted = "SELECT COUNT(*) FROM (SELECT 1 FROM requests WHERE {} LIMIT ?)"
+        rarest = min(given, default="", key=lambda name: self.read(
+            counted.format(FILTERS[name]), (filters[name], MANY_REQUESTS))[0][0])
+        return {f"+{name} = ?" if name in given and name != rarest else name: value for name, value in filters.items()}
 
     def request_summary(self, *, from_ms: int | None = None, to_ms: int | None = None, **filters: Any) -> Json:
         """{count, ok, failed, cancelled, …_tokens, …_per_second, throughput} of those that meet the filters.
@@ -1960,16 +1972,17 @@ class RequestRows(DatabaseFile):
         """The newest events between two times, up to now those from the future as well, last; for threads."""
         wanted = {"from_ms": from_ms, "to_ms": to_ms, "model": model, "kind": kind, LIVES: () if lives else None,
                   RARE: () if rare else None}
-        index = " INDEXED BY events_lives" if lives else " INDEXED BY events_kind" if rare else ""
+        index = "model_lives" if lives and model else "lives" if lives else "kind" if rare else ""
+        index = f" INDEXED BY events_{index}" if index else ""
         rows = self.newest(f"events{index}", EVENT_COLUMNS, wanted, limit)
         return [{**row, "details": decoded(row, "details", {})} for row in rows]
 
     def events_around(self, from_ms: int, to_ms: int) -> list[Json]:
         """What each model was last before a time and is first from another one on, and its pin so; for threads."""
-        kinds = "kind != 'configuration'", "kind = 'configuration' AND details LIKE '%\"pinned\":%'"
         lives = f"events INDEXED BY events_model_lives WHERE {LIVES}"
+        kinds = f"{lives} AND kind != 'configuration'", f"events WHERE {PINS}"
         nearest = " UNION ALL ".join(f"""
-            SELECT (SELECT id FROM {lives} AND model IS names.model AND {part}
+            SELECT (SELECT id FROM {part} AND model IS names.model
                     AND timestamp {side} ? ORDER BY timestamp {order}, id {order} LIMIT 1) FROM names"""
                                  for part in kinds for side, order in (("<", "DESC"), (">=", "ASC")))
         rows = self.read(f"""

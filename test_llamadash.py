@@ -1322,6 +1322,32 @@ def test_rows_beyond_a_number_are_not_kept(fresh_db: llamadash.Database, monkeyp
     assert [row["id"] for row in fresh_db.requests()] == [8, 7, 6]
 
 
+def test_a_list_costs_no_more_where_little_or_nothing_meets_its_filters(fresh_db: llamadash.Database,
+                                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are beside: SQLite takes few steps for requests, for events and for pins."""
+    monkeypatch.setattr(llamadash, "MANY_REQUESTS", 500, raising=False)
+    now, count = llamadash.now_ms(), 10_000
+    fresh_db.add_requests([{"id": id, "timestamp": now - id, "model": "often", "key": "k", "duration": 1.0}
+                           for id in range(1, count)])
+    fresh_db.add_requests([{"id": count, "timestamp": now - count, "model": "seldom", "key": "k", "duration": 2.0}])
+    kinds = [("loaded", 0), ("loaded", count - 1), *(("configuration", id) for id in range(count))]
+    fresh_db.add_events([{"timestamp": now - id, "kind": kind, "model": "m"} for kind, id in kinds])
+    fresh_db.read("SELECT 1")
+    steps: list[int] = []
+
+    def taken(found: int, ask: Callable[..., list[Json]], *given: Any, **filters: Any) -> int:
+        before = len(steps)
+        assert len(ask(*given, **filters)) == found, filters
+        return (len(steps) - before) * 100
+    fresh_db.threads.connection.set_progress_handler(lambda: steps.append(1), 100)
+    for filters, found in (({"model": "seldom"}, 1), ({"key": "nobody"}, 0), ({"model": "seldom", "key": "k"}, 1),
+                           ({"model": "often", "key": "nobody"}, 0), ({"status": "failed", "model": "often"}, 0)):
+        assert taken(found, fresh_db.requests, **{"status": "ok", **filters}) < 2 * count, filters
+    assert taken(50, fresh_db.requests, sort="duration", model="often", status="ok") < 30 * count
+    assert taken(0, fresh_db.events, 0, now, "nobody", lives=True) < 1000
+    assert taken(2, fresh_db.events_around, now - count // 2, now) < 20 * count
+
+
 def test_every_page_of_a_long_list_comes_from_an_index(fresh_db: llamadash.Database) -> None:
     """SQLite looks no row through that the page does not have, whatever is filtered and wherever the page begins."""
     fresh_db.add_requests(some_requests(50))
