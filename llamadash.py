@@ -2988,15 +2988,13 @@ class Placement:
         self.adapters = sizes.get("lora", 0)  # each of whose tensors is beside the one that it changes
         for layer in self.layers[:-1]:
             layer.plain += self.adapters // (len(self.layers) - 1)
-        self.draft = next((self.draft_of(file) for file in header.beside.get("model-draft", ())), None)
+        self.draft: Placement | None = None  # the model that drafts for it: as a whole, in the same context
+        for file in header.beside.get("model-draft", ()):
+            row = {**gguf_facts([file]), "file_size": sum(file.tensor_sizes.values()), "projector_size": None}
+            own = {key: value for key, value in parameters.items() if key not in WEIGHT_PARAMETERS}
+            own |= {key.removesuffix("-draft"): value for key, value in parameters.items() if key.endswith("-draft")}
+            self.draft = Placement(row, {**own, "fit": False}, devices, file, drafts=True)
         self.projector_at = self.gpus[0] if self.gpus and parameters.get("mmproj-offload") is not False else self.host
-
-    def draft_of(self, header: GGUFHeader) -> Placement:
-        """What the draft model with this header needs: as a whole, in the same context."""
-        row = {**gguf_facts([header]), "file_size": sum(header.tensor_sizes.values()), "projector_size": None}
-        shared = {key: value for key, value in self.parameters.items() if key not in WEIGHT_PARAMETERS}
-        own = {key.removesuffix("-draft"): value for key, value in self.parameters.items() if key.endswith("-draft")}
-        return Placement(row, {**shared, **own, "fit": False}, self.devices, header, drafts=True)
 
     def weigh(self, tensors: Mapping[str, int]) -> None:
         """Add up the weights of each layer; where not all tensors are known, all layers are alike."""
@@ -3084,9 +3082,9 @@ class Placement:
     def margins(self) -> list[int]:
         """Bytes of every device that the engine leaves free where it chooses by itself."""
         said = [int(number) for number in re.findall(r"(\d{1,6})[.\d]*", str(self.parameters.get("fit-target", "")))]
-        each = said[0] if len(said) == 1 else FIT_MARGIN
-        by_device = dict(zip(self.gpus, said, strict=False)) if len(said) > 1 else {}
-        return [by_device.get(at, each) << 20 for at in range(len(self.devices))]
+        order = self.gpus or [self.host]
+        told = dict(zip(order, said if len(said) > 1 else said * len(order), strict=False))
+        return [told.get(at, FIT_MARGIN) << 20 for at in range(len(self.devices))]
 
     def offloaded(self, sizes: list[tuple[int, int]], each: int, beside: list[int], whole: bool) -> int:
         """How many layers go to the GPUs, from the output on; each GPU needs `each` bytes and those `beside`, too."""
@@ -5533,11 +5531,6 @@ class Builds:
         best = self.builds.get(self.recommended or "")
         return best.id if best and best.devices else None
 
-    def missed_gpu(self, build: Build, gpus: Iterable[Json]) -> str | None:
-        """The name of a GPU that a build does not see: one that another build does, or that no build does."""
-        seen = [device["description"] or device["name"] for device in self.devices]
-        return None if build.devices else seen[0] if seen else self.unused_gpu(gpus)
-
     def unused_gpu(self, gpus: Iterable[Json]) -> str | None:
         """The name of a GPU of this machine, where no usable build sees any."""
         if self.for_gpus:
@@ -5808,6 +5801,7 @@ WANTED = re.compile(r"(?i)alloc(?:ate|ating|ation)(?: (?P<device>(?-i:[A-Z])\S{1
 SLOT_LINE = re.compile(r"(?:id +(\d{1,4}) \| task +-?\d{1,10} \| )?selected slot by (?:LRU, t_last = (-?\d{1,19})|"
                        r"LCP similarity, (?:f_)?sim_best = (\d\.\d{3}) .{1,40}f_keep = (\d{1,6}\.\d{3}))")
 OFFLOADED = re.compile(r"offloaded (\d{1,4})/(\d{1,4}) layers to GPU")
+PARTS = ("model", "context", "compute")  # of a memory that a process takes, as the engine accounts it
 MAX_ACCOUNTED = 64  # of what an engine says of its memory while it fits a model into it
 SPEED_LINE = re.compile(r"n_(?:gen|decoded) = +\d{1,9}, tg = +[\d.]{1,20} t/s, tg_3s = +(\d{1,9}(?:\.\d{1,9})?) t/s")
 CHILD_EXIT = b"cmd_router_to_child:exit\n"
@@ -5846,10 +5840,8 @@ CAUSES = (
     (r"(?:^|[ '])(/[^:']{1,300}?)['\"]?(?: read-write)?:? \(?Permission denied",
      "This user may not use {}: change its rights, or the groups of the user"),
     (r"(Input/output error|No space left on device|Too many open files)", "The system refused the engine: {}"),
-    (r"ailed to connect to (?:RPC server at )?([\w.:\[\]-]{1,99}:\d{1,5})",
-     "The RPC worker {} does not answer: start it, or take it out of the parameters"),
-    (r"Remote RPC server crashed|RPC server version mismatch",
-     "An RPC worker crashed, or is of another version: use the same build there and here"),
+    (r"ailed to connect to (?:RPC server at )?[\w.:\[\]-]{1,99}:\d{1,5}$|Remote RPC server crashed|RPC .{1,20}mismatch",
+     "An RPC worker does not answer, or is of another version: start it, with the same build as here"),
     (r"(?i)vocabs? .{0,40}(?:must match|not compatible|not match)",
      "The draft model has another vocabulary: choose one of the same family, or none"),
     (r"within the file bounds|tensors expected but|invalid magic characters|unexpectedly reached end of file",
@@ -5869,9 +5861,8 @@ CAUSES = (
     (r"(?i)(?:failed|unable) to allocate (?:\w{0,32}(?:CPU|host)\w{0,32} |output )?buffer|std::bad_alloc|mmap failed|"
      r"cannot allocate memory|out_?of_?host_?memory|of memory on host|\(attempted to allocate|to allocate +[\d.]+ MB",
      "Main memory ran out{shortage}: use a smaller context, a q8_0 KV cache or a smaller model{holders}"),
-    (r"failed to (?:apply|load) lora adapter",
-     "A LoRA adapter is damaged, or for another model: choose another, or none"),
-    (r"failed to load draft model", "The draft model is damaged, or unknown to this build: choose another, or none"),
+    (r"failed to (?:apply|load) (lora adapter|draft model)",
+     "The {} is damaged, or for another model: choose another, or none"),
     (r"(?i)chat template (?:parsing error|is not supported)|failed to initialize chat template",
      "The chat template cannot be used: choose a built-in one, or switch Jinja templates off"),
     (r"error loading model (?:hyperparameters|vocabulary): (.{1,200})|error loading model: (?:check_tensor_dims: )?"
@@ -5991,9 +5982,8 @@ def shortage(lines: list[LogLine], free: dict[str, int], taken: dict[str, dict[s
 def memory_breakdown(line: bytes) -> dict[str, Json]:
     """What the engine accounts of each memory, from a fit_memory_breakdown line; {} where it is not understood."""
     with contextlib.suppress(*MALFORMED):
-        parts = (("used", "self"), ("model", "model"), ("context", "context"), ("compute", "compute"))
         memories = {"Main memory" if row["kind"] == "host" else str(row["name"])[:64]:
-                    {name: int(row[key]) * 2**20 for name, key in parts} for row in json.loads(line)["data"]["rows"]}
+                    {part: int(row[part]) * 2**20 for part in PARTS} for row in json.loads(line)["data"]["rows"]}
         return memories if all(is_amount(amount) for row in memories.values() for amount in row.values()) else {}
     return {}
 
@@ -6113,7 +6103,7 @@ class Instance:
         self.dash, self.name, self.build = dash, name, build
         self.arguments, self.stop_timeout, self.changed = arguments, stop_timeout, changed
         self.parameters = ""  # of its model, as the usage has them
-        self.group: Group | None = None  # the entries that it serves, as they were when it started
+        self.group = Group({}, {})  # the entries that it serves, as they were when it started
         self.spilled = 0  # bytes that it would take of the GPUs, beside what it does, had these room for them
         self.placement: list[str] = []  # the devices that it was told to use
         self.left_out: list[str] = []  # parameters that the build does not know
@@ -6262,9 +6252,8 @@ class Instance:
                 self.output.meta.setdefault("n_ctx", context)
 
     def contexts(self) -> tuple[int, int, int, int]:
-        """Tokens: what a request can have, what all have together, what was asked for them, and the least for fitting.
-        """
-        parameters, (row, *_) = (self.group.parameters, self.group.rows.values()) if self.group else ({}, [{}])
+        """Tokens that a request can have, that all have together, that were asked for them, and the least that fit."""
+        parameters, row = self.group.parameters, next(iter(self.group.rows.values()), Json())
         has, options = self.output.meta.get("n_ctx") or 0, self.build.options or {}
         shared = number_of(parameters, "parallel", -1) < 1 or parameters.get("kv-unified") is True
         streams = 1 if shared and options else self.slots or 1
@@ -6273,17 +6262,20 @@ class Instance:
         least = number_of(parameters, "fit-ctx", FIT_MIN_CONTEXT) * streams
         return has, has * streams, number_of(parameters, "ctx-size", 0) or trained, least
 
-    def accounted(self, name: str) -> Json | None:
-        """What the engine says of a memory, for the context that it took: between the longest and the shortest tried.
+    def parts(self, name: str, used: int) -> Json:
+        """What of the bytes used of a memory is model, context and compute; null where the engine's account is wrong.
+
+        It accounts for the longest and the shortest context that it tried; the one that it took is between these.
         """
-        looks = [look[name] for look in self.output.accounted if name in look]
-        looks = [look for look in looks if look["model"] == looks[0]["model"]] if self.group else looks[-1:]
-        if not looks:
-            return None
+        looks = [look[name] for look in self.output.accounted if name in look] or [dict.fromkeys(PARTS, 0)]
+        looks = [look for look in looks if look["model"] == looks[0]["model"]]
         least, most = (choose(looks, key=lambda look: look["context"]) for choose in (min, max))
         _, has, asked, shortest = self.contexts()
-        share = 1.0 if least == most or asked <= shortest else min(max((has - shortest) / (asked - shortest), 0.0), 1.0)
-        return {part: round(least[part] + share * (most[part] - least[part])) for part in most}
+        share = min(max((has - shortest) / (asked - shortest), 0.0), 1.0) if asked > shortest else 1.0
+        parts = {part: round(least[part] + share * (most[part] - least[part])) for part in PARTS}
+        known = sum(parts.values())
+        true = 0 < known <= used <= 1.5 * known + 2**30
+        return {**parts, "other": used - known} if true else dict.fromkeys((*PARTS, "other"))
 
     async def measure(self) -> None:
         """Find out what the process takes of each memory."""
@@ -6291,9 +6283,8 @@ class Instance:
             taken, own = await asyncio.to_thread(main_memory_of, self.process.pid)
             self.dash.sampler.addresses |= self.output.addresses
             gpus = await self.dash.sampler.gpu_memory_of(self.process.pid, self.build.devices)
-            self.devices = [with_parts({"name": name, "kind": "gpu" if name in gpus else "cpu", "used": used},
-                                       self.accounted(name))
-                            for name, used in {**gpus, "Main memory": taken}.items()]
+            self.devices = [{"name": name, "kind": "gpu" if name in gpus else "cpu", "used": used,
+                             **self.parts(name, used)} for name, used in {**gpus, "Main memory": taken}.items()]
             self.taken = {**gpus, "Main memory": own}
             self.changed()
 
@@ -6338,15 +6329,6 @@ def main_memory_of(pid: int) -> tuple[int, int]:
         memory = psutil.Process(pid).memory_info()
         return int(memory.rss), int(memory.rss - getattr(memory, "shared", 0))
     return 0, 0
-
-
-def with_parts(device: Json, accounted: Json | None) -> Json:
-    """`device` with what of it is model, context and compute, as far as what the engine accounts can be true."""
-    parts: Json = dict.fromkeys(("model", "context", "compute", "other"))
-    if accounted and accounted["used"] <= device["used"] <= 1.5 * accounted["used"] + 2**30:
-        parts = {name: accounted[name] for name in ("model", "context", "compute")}
-        parts["other"] = device["used"] - sum(parts.values())
-    return {**device, **parts}
 
 
 async def cancelled(tasks: Iterable[asyncio.Future[Any]]) -> None:
@@ -7040,10 +7022,16 @@ class Memory:
         self.others_moved: set[str] = set()  # GPUs of which the last sample differed from that
         self.usual: dict[str, int] = {}  # bytes of each GPU that others used before they took what they have now
 
-    def devices(self) -> list[Json]:
-        """Every memory: [{name, kind, total, free (for all models together), unused, budget, held}] in bytes."""
+    def devices(self, *builds: Build | None) -> list[Json]:
+        """Every memory that these builds, or any, can use, in bytes.
+
+        [{name, kind, total, free (for all models together), unused, budget, held}]
+        """
         units, budget, result = self.pool.residency.units.values(), self.dash.engine_config["budget"], []
+        names = {item["name"] for build in builds if build for item in build.devices}
         for item in self.dash.sampler.memories(self.dash.builds.devices):
+            if builds and item["kind"] == "gpu" and item["name"] not in names:
+                continue
             others = self.outside.get(item["name"], 0) + (HOST_MARGIN if item["kind"] == "cpu" else 0)
             others += self.dash.engine_config["yields"].get(item["name"], 0)
             allowed = min(budget.get(item["name"], item["total"]), item["total"])
@@ -7054,9 +7042,7 @@ class Memory:
 
     def of_model(self, row: Json, build: Build | None = None) -> list[Json]:
         """The memories that an entry's build, or another one, can use."""
-        build = build or self.pool.entries.build(row)
-        names = {item["name"] for item in build.devices} if build else set()
-        return [item for item in self.devices() if item["kind"] == "cpu" or item["name"] in names]
+        return self.devices(build or self.pool.entries.build(row))
 
     def others(self) -> dict[str, int]:
         """Bytes of each memory that others use; of main memory not more by way of a GPU that has none of its own."""
@@ -7130,7 +7116,7 @@ class Memory:
     async def spilled(self, instance: Instance) -> int:
         """The bytes that a process would take of the GPUs if it was there as a whole, beyond what it takes."""
         gpus = [item["used"] for item in instance.devices if item["kind"] == "gpu"]
-        if not gpus or not instance.group or CPU_PARAMETERS & instance.group.parameters.keys():
+        if not gpus or CPU_PARAMETERS & instance.group.parameters.keys():
             return 0
         row = {**next(iter(instance.group.rows.values())), "memory_correction": None}
         whole = {**instance.group.parameters, "n-gpu-layers": 9999, "ctx-size": instance.contexts()[1]}
@@ -7467,15 +7453,15 @@ def unix_ms(moment: float | None) -> int | None:
 
 def less_than_asked(instance: Instance) -> tuple[str, str] | None:
     """Whether a process came up with less context, or less of it on the GPUs, than asked: the kind, and in words."""
-    if not instance.group:
-        return None
-    parameters, (row, *_) = instance.group.parameters, instance.group.rows.values()
+    parameters, row = instance.group.parameters, next(iter(instance.group.rows.values()), Json())
     each, has, asked, _ = instance.contexts()
-    gpu = instance.dash.builds.missed_gpu(instance.build, instance.dash.sampler.gpus.values())
-    if gpu and parameters.get("device") != "none" and parameters.get("n-gpu-layers") != 0:
+    builds, gpus = instance.dash.builds, instance.dash.sampler.gpus.values()
+    gpu = next((device["description"] for device in builds.devices), builds.unused_gpu(gpus))
+    wanted = parameters.get("device") != "none" and parameters.get("n-gpu-layers") != 0
+    if gpu and wanted and not instance.build.devices:
         return "unused", f"The GPU ({gpu}) is not used: the build {instance.build.id} sees none."
     if each and has < asked - CONTEXT_STEP * has // each:
-        if each == row["context_length"]:
+        if each == row.get("context_length"):
             return "trained", f"The context is {each:,} tokens: the model was trained for no more."
         return "cut", f"The context was cut to {has:,} of {asked:,} tokens, to fit into memory."
     if CPU_PARAMETERS & parameters.keys():
@@ -7484,7 +7470,7 @@ def less_than_asked(instance: Instance) -> tuple[str, str] | None:
     if on_gpu < layers:
         left = f"{layers - on_gpu} of {layers} layers"
         return "spilled", f"{left} are in main memory, which is slow: the GPU had no room."
-    if instance.spilled > max(SPILL_TOLERANCE * (row["file_size"] or 0), SPILL_LEAST):
+    if instance.spilled > max(SPILL_TOLERANCE * (row.get("file_size") or 0), SPILL_LEAST):
         what = f"{instance.spilled / 2**30:.1f} GiB of its {'experts' if row['expert_count'] else 'weights'}"
         return "spilled", f"{what} are in main memory, which is slow: the GPU had no room."
     return None
@@ -8631,14 +8617,9 @@ class Gateway:
                 "unused_gpu": self.dash.builds.unused_gpu(self.dash.sampler.gpus.values()), "url": self.url,
                 "base_url": self.base_url, "uptime": self.started_at and round(time.monotonic() - self.started_at),
                 "models_max": config["models_max"], "api_key_required": self.keys.required(),
-                "waiting": len(self.dash.requests.waiting), "devices": self.devices(build),
+                "waiting": len(self.dash.requests.waiting), "devices": self.dash.pool.memory.devices(
+                    build, *(instance.build for instance in self.dash.pool.instances.values())),
                 "upstreams": self.dash.upstreams.as_json()}
-
-    def devices(self, build: Build | None) -> list[Json]:
-        """The memories that models can be in by `build` or are in: another build may have other names for a GPU."""
-        builds = [build, *(instance.build for instance in self.dash.pool.instances.values())]
-        names = {item["name"] for build in builds if build for item in build.devices}
-        return [item for item in self.dash.pool.memory.devices() if item["kind"] == "cpu" or item["name"] in names]
 
     async def publish(self) -> None:
         """Broadcast the requests and the engine's record, where they have changed."""

@@ -6787,15 +6787,15 @@ GDB = "[New LWP 2983]\n" * 300 + "This GDB supports auto-downloading debuginfo\n
     ("Unable to open /dev/kfd read-write: Permission denied", "may not use /dev/kfd"),
     ("/bin/sh: 1: exec: /b/llama-server: Permission denied", "may not use /b/llama-server:"),
     ("E read error: Input/output error", "refused the engine: Input/output error"),
-    ("/s/ggml-rpc.cpp:547: Failed to connect to 127.0.0.1:9\n" + GDB, "The RPC worker 127.0.0.1:9 does not answer"),
-    ("/s/ggml-rpc.cpp:35: Remote RPC server crashed or returned malformed response", "An RPC worker crashed"),
+    ("/s/ggml-rpc.cpp:547: Failed to connect to 127.0.0.1:9\n" + GDB, "An RPC worker does not answer"),
+    ("/s/ggml-rpc.cpp:35: Remote RPC server crashed or returned malformed response", "An RPC worker does not answer"),
     ("E srv  init: draft model vocab type must match target model to use speculation but vocab_type_dft = 1",
      "The draft model has another vocabulary"),
     ("E target vocab size 32000 does not match draft vocab size 151936 - difference 1, max allowed 128",
      "The draft model has another vocabulary"),
     ("E llama_adapter_lora_init: failed to apply lora adapter: tensor 'blk.0.attn_q.weight' has incorrect shape (hint: "
      "maybe wrong base model?)\nE cmn  common_init_: failed to load lora adapter '/a.gguf'\nE cmn  common_init_: "
-     "failed to create context with model '/m.gguf'", "A LoRA adapter is damaged, or for another model"),
+     "failed to create context with model '/m.gguf'", "The lora adapter is damaged, or for another model"),
     ("E gguf_init_from_reader: failed to read magic\nE srv    load_model: failed to load draft model, '/d.gguf'",
      "The draft model is damaged"),
     ("E srv  init: chat template parsing error: Expected value", "The chat template cannot be used"),
@@ -6936,13 +6936,13 @@ def test_odd_states_of_a_process_change_nothing(dash: StubDash, state: Any, payl
     asyncio.run(check())
 
 
-def test_what_the_engine_accounts_is_shown_only_where_it_can_be_true() -> None:
+@run_async
+async def test_what_the_engine_accounts_is_shown_only_where_it_can_be_true(dash: StubDash) -> None:
     """The parts of a probe are not shown for a process that takes something else."""
-    accounted = {"name": "CUDA0", "kind": "gpu", "used": 6_500, "model": 6_000, "context": 400, "compute": 100}
-    real = llamadash.with_parts({"name": "CUDA0", "kind": "gpu", "used": 17 * 2**30}, accounted)
-    assert (real["used"], real["model"], real["other"]) == (17 * 2**30, None, None)
-    true = llamadash.with_parts({"name": "CUDA0", "kind": "gpu", "used": 7_000}, accounted)
-    assert (true["model"], true["context"], true["compute"], true["other"]) == (6_000, 400, 100, 500)
+    instance = an_instance(dash)
+    instance.output.accounted = [{"CUDA0": {"model": 6_000, "context": 400, "compute": 100}}]
+    assert set(instance.parts("CUDA0", 17 * 2**30).values()) == {None} == set(instance.parts("CUDA1", 7_000).values())
+    assert instance.parts("CUDA0", 7_000) == {"model": 6_000, "context": 400, "compute": 100, "other": 500}
 
 
 FLOODS = {
@@ -9484,7 +9484,6 @@ async def test_a_gpu_that_a_model_does_not_use_is_told(dash: StubDash) -> None:
     dash.builds.builds["y"] = dataclasses.replace(instance.build, id="y", devices=(device,))
     assert (llamadash.less_than_asked(instance) or "")[0] == "unused" and dash.builds.for_gpus == "y"
     for parameters in ({"device": "none"}, {"n-gpu-layers": 0}):
-        assert instance.group
         instance.group.parameters = parameters
         assert llamadash.less_than_asked(instance) is None
     instance.group.parameters, instance.build = {}, dash.builds.builds["y"]
@@ -9501,12 +9500,11 @@ async def test_the_parts_of_a_cut_context_are_those_that_were_taken(dash: StubDa
                  "context": context, "compute": compute}]
         line = json.dumps({"type": "fit_memory_breakdown", "data": {"rows": rows}}, separators=(",", ":"))
         instance.output.take_line(line.encode())
-    found = instance.accounted("CUDA0")
-    assert found and (found["model"], found["context"] // MIB) == (6000 * MIB, 448 + round(13888 * 32768 / 126976))
-    parts = llamadash.with_parts({"name": "CUDA0", "kind": "gpu", "used": found["used"] + 500 * MIB}, found)
-    assert parts["other"] == pytest.approx(500 * MIB, abs=10) and instance.accounted("CUDA1") is None
+    found = instance.parts("CUDA0", 11000 * MIB)
+    assert (found["model"], found["context"] // MIB) == (6000 * MIB, 448 + round(13888 * 32768 / 126976))
+    assert found["compute"] // MIB == 132 + round(768 * 32768 / 126976) and 0 < found["other"] < 1000 * MIB
     instance.output.meta["n_ctx"] = 131072
-    assert (instance.accounted("CUDA0") or {})["context"] == 14336 * MIB
+    assert instance.parts("CUDA0", 22000 * MIB)["context"] == 14336 * MIB
 
 
 # -- Gateway and keys ------------------------------------------------------------------------------
