@@ -1204,7 +1204,8 @@ def m008_parameters(db: sqlite3.Connection) -> None:
         DROP TABLE old_usage;
         ALTER TABLE captures ADD COLUMN head TEXT;
         CREATE INDEX events_pins ON events (model, timestamp)
-            WHERE kind = 'configuration' AND details LIKE '%"pinned":%'""")
+            WHERE kind = 'configuration' AND details LIKE '%"pinned":%';
+        UPDATE models SET modalities = REPLACE(modalities, '"vision"', '"image"')""")
 
 
 # A migration runs once, in a transaction of its own, and makes the format of its number; others were never released.
@@ -2752,21 +2753,6 @@ def gguf_facts(headers: list[GGUFHeader]) -> Json:
     }
 
 
-MODALITIES = {"text": "text", "image": "vision", "audio": "audio"}  # what models take: in the API, and in our rows
-
-
-def architecture_told(modalities: list[str]) -> Json:
-    """What a model takes and gives, in the API's words."""
-    return {"input_modalities": [name for name, ours in MODALITIES.items() if ours in modalities],
-            "output_modalities": ["text"]}
-
-
-def gguf_modalities(header: GGUFHeader) -> list[str]:
-    """What a model understands with this projector."""
-    vision, audio = (header.metadata.get(f"clip.has_{kind}_encoder") for kind in ("vision", "audio"))
-    return ["text", *(["vision"] if vision or (vision is None and not audio) else []), *(["audio"] if audio else [])]
-
-
 def gguf_lengths(header: GGUFHeader) -> set[int]:
     """The embedding lengths of the models that a projector can serve; none where its header does not tell."""
     said = {length for kind in ("vision", "audio") if (length := header.number(f"clip.{kind}.projection_dim"))}
@@ -3829,12 +3815,6 @@ def processor_name() -> str | None:
     return platform.processor() or platform.machine() or None
 
 
-def timezone_name() -> str:
-    """This machine's time zone by its IANA name; where that is not known one as far ahead of UTC now."""
-    name = os.environ.get("TZ", "").lstrip(":") or os.path.realpath("/etc/localtime").partition("zoneinfo/")[2]
-    return name if re.fullmatch(r"[A-Z]\w+/[\w/+-]+", name) else f"Etc/GMT{-time.localtime().tm_gmtoff // 3600:+}"
-
-
 def files_size(*paths: Path) -> int:
     """Bytes of those of `paths` that exist."""
     return sum(readable(functools.partial(os.path.getsize, path)) or 0 for path in paths)
@@ -4218,8 +4198,11 @@ class Scan:
             self.offers[model["path"]] = [path for path, fit in fits.items() if fit]
             if sure := [file for file in projectors if fits[file.path] > 1]:
                 file = min(sure, key=lambda file: projector_rank(file, fits[file.path]))
+                said = known_header(file).metadata
+                ears = bool(said.get("clip.has_audio_encoder"))
+                eyes = bool(said.get("clip.has_vision_encoder", not ears))  # old ones do not say
                 model |= {"projector": file.path, "projector_size": file.size,
-                          "modalities": gguf_modalities(known_header(file))}
+                          "modalities": ["text", *["image"] * eyes, *["audio"] * ears]}
 
 
 FACTS = ("name", *gguf_facts([GGUFHeader()]))  # what a file tells
@@ -4829,13 +4812,17 @@ class Parameter(NamedTuple):
     several: bool = False  # a path parameter that takes a list, separated by commas
     group: str = ""
 
+    @property
+    def type(self) -> Any:
+        """What its values are checked against."""
+        bounds = Range(self.low, self.high)
+        return {"int": Annotated[int, bounds], "float": Annotated[float, bounds], "bool": bool,
+                "choice": Literal[self.choices]}.get(self.kind, str)
+
     def checked(self, value: Any, folders: list[Path] | None, at: str) -> Any:
         """`value` if it is acceptable here, its files in `folders`; InvalidRequest names the field `at`."""
-        bounds = Range(self.low, self.high)
-        kinds = {"int": Annotated[int, bounds], "float": Annotated[float, bounds], "bool": bool,
-                 "choice": Literal[self.choices]}
         try:
-            value = checked(value, kinds.get(self.kind, str), self.label)
+            value = checked(value, self.type, self.label)
         except InvalidRequest as problem:
             raise InvalidRequest(str(problem), field=at) from None
         if self.kind == "text" and not re.fullmatch(self.pattern, value):
@@ -8757,7 +8744,7 @@ class Routing:
                 "type": "model", "display_name": row["name"], "created_at": created, "aliases": row["aliases"],
                 "tags": row["tags"], "status": {"value": value, **({"failed": True} if state["error"] else {}),
                                                 **({"progress": state["progress"]} if state["progress"] else {})},
-                "architecture": architecture_told(row["modalities"] or ["text"]),
+                "architecture": {"input_modalities": row["modalities"] or ["text"], "output_modalities": ["text"]},
                 "meta": {"n_ctx": state["runtime"].get("n_ctx"), "n_ctx_train": row["context_length"],
                          "n_params": row["parameter_count"], "size": row["file_size"],
                          "n_embd": row["embedding_length"], "n_vocab": row["vocabulary_size"]}}
@@ -9098,9 +9085,8 @@ class Upstream:
                 status, kinds = (item[key] if isinstance(item.get(key), dict) else {}
                                  for key in ("status", "architecture"))
                 value = status.get("value", states and states.get(name, "unloaded"))
-                takes = kinds.get("input_modalities")
-                models[name] = {"status": value[:32] if isinstance(value, str) else None, "modalities": [
-                    ours for name, ours in MODALITIES.items() if name in takes] if isinstance(takes, list) else None}
+                takes = [kind for kind in ("text", "image", "audio") if kind in str(kinds.get("input_modalities"))]
+                models[name] = {"status": value[:32] if isinstance(value, str) else None, "modalities": takes or None}
         self.models, self.status, self.error, self.pause = models, "connected", None, UPSTREAM_REFRESH[0]
 
 
@@ -9148,7 +9134,7 @@ class Upstreams:
         return [{"id": f"{item.name}/{model}", "object": "model", "created": 0, "owned_by": item.name, "type": "model",
                  "display_name": f"{item.name}/{model}", "created_at": "1970-01-01T00:00:00Z", "upstream": item.name,
                  "aliases": [], **({"status": {"value": its["status"]}} if its["status"] else {}),
-                 **({"architecture": architecture_told(its["modalities"])} if its["modalities"] else {})}
+                 **({"architecture": {"input_modalities": its["modalities"]}} if its["modalities"] else {})}
                 for item in self.all.values() for model, its in item.models.items()]
 
     def as_json(self) -> list[Json]:
@@ -9391,16 +9377,12 @@ MAX_CHAT_TEXT = 900_000  # characters of all messages together; a request has at
 MAX_TOOLS = 16  # that a model may be told of, and that it may call at once
 MAX_UNMETERED = 100  # answers that have ended, whose energy may still come to be known
 SAVE_INTERVAL = 2.0  # s; so much of an answer is lost at most where the machine stops
-IMAGE = r"data:image/(?:png|jpeg|webp|gif|bmp);base64,(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}(?:==|[A-Za-z0-9+/]=))?"
 SENT_FIELDS: dict[str, Any] = {
     "role": Literal["system", "user", "assistant", "tool"], "content": Annotated[str, Length(0, MAX_CHAT_TEXT)],
     "tool_calls": Annotated[list[dict[str, Any]], Length(1, MAX_TOOLS)], "tool_call_id": str}
 CHAT_FIELDS: dict[str, Any] = {
-    "temperature": Annotated[float, Range(0, 5)], "top_k": Annotated[int, Range(0, 100_000)],
-    "top_p": Annotated[float, Range(0, 1)], "min_p": Annotated[float, Range(0, 1)],
-    "typical_p": Annotated[float, Range(0, 1)], "repeat_penalty": Annotated[float, Range(0, 10)],
-    "repeat_last_n": Annotated[int, Range(-1, 16_777_216)], "presence_penalty": Annotated[float, Range(-10, 10)],
-    "frequency_penalty": Annotated[float, Range(-10, 10)], "seed": Annotated[int, Range(-1, 2**32 - 1)],
+    **{name: PARAMETERS[key].type for key, name in REQUEST_PARAMETERS.items()
+       if PARAMETERS[key].group == "Sampling" and PARAMETERS[key].kind in ("int", "float")},
     "max_tokens": Annotated[int, Range(1, 16_777_216)], "thinking": bool,
     "stop": Annotated[list[Annotated[str, Length(1, 100)]], Length(0, 8)],
     "tools": Annotated[list[dict[str, Any]], Length(0, MAX_TOOLS)]}
@@ -9413,11 +9395,8 @@ def validated_messages(messages: list[Json]) -> list[Json]:
         fields = SENT_FIELDS | ({"content": Annotated[list[dict[str, Any]], Length(1, 32)]} if parts else {})
         checked_changes({"role": None, "content": None, **message}, fields, {}, f"messages.{at}")
         for part in parts:  # an address of an image would make the engine fetch it
-            image = part.get("image_url", {"url": "data:image/png;base64,"})
-            if part.get("type") not in ("text", "image_url", "attachment") or not isinstance(image, dict) or not (
-                    re.fullmatch(IMAGE, str(image.get("url")))):
-                raise InvalidRequest("a part is a text, an image as data:image/…;base64,…, or an attachment",
-                                     field=f"messages.{at}.content")
+            if part.get("type") not in ("text", "attachment") or part.keys() - {"type", "text", "hash", "mime"}:
+                raise InvalidRequest("a part is a text or an attachment", field=f"messages.{at}.content")
     return messages
 
 
@@ -13040,8 +13019,11 @@ class Dash:
 
     def features(self) -> Json:
         """What a client must know of this server before it shows anything."""
+        zone = os.environ.get("TZ", "").lstrip(":") or os.path.realpath("/etc/localtime").partition("zoneinfo/")[2]
+        if not re.fullmatch(r"[A-Z]\w+/[\w/+-]+", zone):  # not by its IANA name: one as far ahead of UTC now
+            zone = f"Etc/GMT{-time.localtime().tm_gmtoff // 3600:+}"
         return {"auth": self.config.auth, "password": self.db.get_meta("password", {}) != {},
-                "web": self.web.files.version, "notice": self.db.notice, "timezone": timezone_name(),
+                "web": self.web.files.version, "notice": self.db.notice, "timezone": zone,
                 "alerts": [*self.alerts.active.values()], "captures": self.captures.wanted()}
 
     # messages

@@ -1990,13 +1990,15 @@ def test_energy_is_known_for_each_set_of_parameters(fresh_db: llamadash.Database
 
 
 def test_usage_from_before_parameters_counted_stays(tmp_path: Path) -> None:
-    """It goes on being added to where they are not known."""
+    """It goes on being added to where they are not known; and modalities are called as the API does."""
     path = tmp_path / llamadash.DATABASE_NAME
     with contextlib.closing(sqlite3.connect(path)) as db:
         for number in (3, 6, 7):
             llamadash.MIGRATIONS[number](db)
         db.execute("INSERT INTO usage (day, model, build, key, requests, energy, generated_speeds) "
                    "VALUES ('2026-03-01', 'a', 'b1', 'k', 3, 5.5, x'0000000001000000')")
+        db.execute("INSERT INTO models (id, name, path, source, favorite, parameters, revision, missing, created_at, "
+                   "updated_at, modalities) VALUES ('a', 'a', '/a', 'folder', 0, '{}', 1, 0, 1, 1, '[\"vision\"]')")
         db.execute("PRAGMA user_version = 7")
         db.commit()
     noon = int(time.mktime((2026, 3, 1, 12, 0, 0, 0, 0, -1))) * 1000
@@ -2005,6 +2007,7 @@ def test_usage_from_before_parameters_counted_stays(tmp_path: Path) -> None:
         (row,), _ = db.usage(noon, noon, "parameters")
         assert (row["model"], row["build"], row["parameters"], row["requests"], row["energy"]) == (
             "a", "b1", None, 4, 6.5)
+        assert db.get_model("a")["modalities"] == ["image"]
         assert db.read("SELECT COUNT(*) FROM usage")[0][0] == 1
 
 
@@ -4898,7 +4901,7 @@ def test_projectors_are_paired_by_name(tmp_path: Path, models: list[str], projec
     write_model(tmp_path / "elsewhere" / "far.gguf")
     found, skipped = scan(tmp_path)
     assert {model["stem"]: Path(model["projector"]).stem for model in found.values() if model["projector"]} == pairs
-    assert all(model["modalities"] == ["text", "vision"] for model in found.values() if model["projector"])
+    assert all(model["modalities"] == ["text", "image"] for model in found.values() if model["projector"])
     assert found["far.gguf"]["modalities"] == ["text"]
     assert bool(skipped) == (not pairs or "mmproj-b" in projectors)
 
@@ -5025,9 +5028,9 @@ def test_the_user_chooses_what_is_not_certain(stocked: StubDash) -> None:
 
 
 @pytest.mark.parametrize(("encoders", "modalities"), [
-    ({"clip.has_vision_encoder": True}, ["text", "vision"]), ({"clip.has_audio_encoder": True}, ["text", "audio"]),
-    ({"clip.has_vision_encoder": True, "clip.has_audio_encoder": True}, ["text", "vision", "audio"]),
-    ({"clip.has_vision_encoder": False, "clip.has_audio_encoder": True}, ["text", "audio"]), ({}, ["text", "vision"])])
+    ({"clip.has_vision_encoder": True}, ["text", "image"]), ({"clip.has_audio_encoder": True}, ["text", "audio"]),
+    ({"clip.has_vision_encoder": True, "clip.has_audio_encoder": True}, ["text", "image", "audio"]),
+    ({"clip.has_vision_encoder": False, "clip.has_audio_encoder": True}, ["text", "audio"]), ({}, ["text", "image"])])
 def test_modalities(tmp_path: Path, encoders: Json, modalities: list[str]) -> None:
     """A projector, recognized by what it says and not by its name, tells what the model understands."""
     write_model(tmp_path / "a.gguf")
@@ -10803,7 +10806,7 @@ async def test_a_llamadash_behind_a_llamadash(start: Callable[..., Server], tmp_
                                       for name in ("one", "two")]
             listed = (await api.get("/v1/models"))[1]["data"]
             assert [item["id"] for item in listed] == ["big.box/one", "big.box/two"]
-            assert listed[0]["architecture"] == {"input_modalities": ["text"], "output_modalities": ["text"]}
+            assert listed[0]["architecture"] == {"input_modalities": ["text"]}
             assert (await api.get("/v1/models/big.box/two"))[1]["status"] == {"value": "unloaded"}
             body = {"model": "big.box/one", "stream": True, "fake": {"tokens": 3}, "n": 1}
             async with api.http.post(api.url + "/v1/chat/completions?a=b", data=json.dumps(body), headers={
@@ -10847,9 +10850,10 @@ async def test_a_llamadash_behind_a_llamadash(start: Callable[..., Server], tmp_
 
 
 @pytest.mark.parametrize("told, modalities", [
-    ({"architecture": {"input_modalities": ["text", "image", "audio", "smell"]}}, ["text", "vision", "audio"]),
-    ({"architecture": {"input_modalities": []}}, []), ({}, None), ({"architecture": "bert"}, None),
-    ({"architecture": {"input_modalities": "text"}}, None), ({"architecture": {"input_modalities": [{}, None]}}, [])])
+    ({"architecture": {"input_modalities": ["text", "image", "audio", "smell"]}}, ["text", "image", "audio"]),
+    ({"architecture": {"input_modalities": []}}, None), ({}, None), ({"architecture": "bert"}, None),
+    ({"architecture": {"input_modalities": "text"}}, ["text"]),
+    ({"architecture": {"input_modalities": [{}, None]}}, None)])
 def test_an_upstream_tells_what_its_models_take(told: Json, modalities: list[str] | None) -> None:
     """Text, images and sound, as llama-server and others say in their lists; else it is not known."""
     upstream = llamadash.Upstream("box", "http://box")
@@ -11410,7 +11414,7 @@ async def test_attachments_come_in_parts_and_go_to_the_model(
 @pytest.mark.parametrize("content", [
     [{"type": "image_url", "image_url": {"url": "http://127.0.0.1/x"}}], [{"type": "image_url", "image_url": "x"}],
     [{"type": "text", "image_url": {"url": "file:///x"}}], [{"type": "video"}], ["x"], [5], 5, None,
-    [{"type": "text", "text": "x"}] * 1000], ids=lambda value: json.dumps(value)[:60])
+    [{"type": "text", "file": "/x"}], [{"type": "text", "text": "x"}] * 1000], ids=lambda value: json.dumps(value)[:60])
 def test_a_chat_takes_only_known_parts(content: Any) -> None:
     """An address would make the engine fetch it."""
     with pytest.raises(llamadash.InvalidRequest) as refused:

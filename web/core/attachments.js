@@ -27,7 +27,7 @@ const SOUND = /\.(aac|aif|aiff|amr|caf|flac|m4a|mka|mp3|oga|ogg|opus|wav|weba|wm
 export function fileLimits(modalities) {
   const takes = (/** @type {string} */ kind) => modalities === null || modalities.includes(kind);
   const kinds = [
-    takes("vision") && "images (scaled down to 1,568 pixels)",
+    takes("image") && "images (scaled down to 1,568 pixels)",
     takes("audio") && "audio (WAV and MP3 to 20 MB, others to 10 minutes)",
     "text and code (to 256 KB)",
   ].filter(Boolean);
@@ -43,7 +43,7 @@ export function fileLimits(modalities) {
 export async function attach(file, modalities, request, progress) {
   const takes = (/** @type {string} */ kind) => modalities === null || modalities.includes(kind);
   if (file.type.startsWith("image/")) {
-    if (!takes("vision")) throw new Error("This model does not read images. Choose one with a projector (vision).");
+    if (!takes("image")) throw new Error("This model does not read images. Choose one with a projector (vision).");
     return send(file.name, await scaled(file), request, progress);
   }
   if (/^audio\/|^video\/(webm|ogg)$/.test(file.type) || SOUND.test(file.name)) {
