@@ -2791,10 +2791,10 @@ DEFAULT_SLOTS = 4  # what `parallel` means where it is not set, with one KV cach
 GPU_OVERHEAD = {"CUDA": 632 << 20, "ROCm": 512 << 20, "SYCL": 384 << 20, "Vulkan": 192 << 20, "MTL": 64 << 20}
 INPUT_TENSORS = re.compile(r"(?:per_layer_)?token_embd|token_types|position_embd")  # which stay in main memory
 EXPERT_TENSORS = re.compile(r"\.ffn_(?:up|down|gate|gate_up)_(?:ch|)exps")  # which cpu-moe keeps there
-FIT_MARGIN = 1024  # MiB that the engine leaves free on each device when it chooses by itself, unless fit-target differs
+FIT_MARGIN = "1024"  # MiB that the engine leaves free on each device when it chooses by itself: fit-target
 FIT_MIN_CONTEXT = 4096  # the engine shrinks a context that nobody asked for no further, unless fit-ctx differs
 LARGEST_CONTEXT = 1 << 24  # tokens; no model was trained for more
-WEIGHT_PARAMETERS = ("n-gpu-layers", "cpu-moe", "n-cpu-moe", "override-tensor", "cache-type-k", "cache-type-v")
+CPU_PARAMETERS = frozenset(("n-gpu-layers", "cpu-moe", "n-cpu-moe", "override-tensor"))  # by which weights are moved
 CACHE_BYTES = {name.lower(): size / block for name, block, size in TENSOR_TYPES.values()}  # for each number of it
 RECURRENT = frozenset(("mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7", "falcon-h1"))
 WITHOUT_CACHE = frozenset((
@@ -2867,8 +2867,8 @@ def sliding_layers(model: Json, header: GGUFHeader) -> tuple[int, list[bool]]:
     return window, [at % period != (0 if full == "first" else period - 1) for at in range(layers)]
 
 
-def remembering_layers(model: Json, header: GGUFHeader, slides: list[bool], further: int) -> list[Layer]:
-    """The layers with what each remembers, those that are in `slides` of the window only; the last `further` none."""
+def remembering_layers(model: Json, header: GGUFHeader, slides: list[bool]) -> list[Layer]:
+    """The layers with what each remembers, those that are in `slides` of the window only."""
     architecture, layers = model["architecture"] or "", len(slides)
     heads = per_layer(header.of_model("attention.head_count_kv"), layers, model["head_count_kv"] or 0)
     keys, values = model["key_length"] or 0, model["value_length"] or 0
@@ -2878,7 +2878,7 @@ def remembering_layers(model: Json, header: GGUFHeader, slides: list[bool], furt
                                            header.largest("attention.value_length_swa") or values)}
     recurrent = recurrent_layers(architecture, header, layers, heads)
     state = recurrent_state(model, header)
-    caching = 0 if architecture in WITHOUT_CACHE else layers - further
+    caching = 0 if architecture in WITHOUT_CACHE else layers - (header.largest("nextn_predict_layers") or 0)
     own = 20 if architecture == "gemma3n" else caching - (header.largest("attention.shared_kv_layers") or 0)
     result = []
     for at, sliding in enumerate(slides):
@@ -2944,17 +2944,14 @@ class Placement:
                  drafts: bool = False) -> None:
         self.model, self.parameters, self.devices, self.drafts = model, parameters, devices, drafts
         self.window, slides = sliding_layers(model, header)
-        further = header.largest("nextn_predict_layers") or 0  # layers that only guess what comes next, if told to
-        mtp = "draft-mtp" in str(parameters.get("spec-type", "")) and "model-draft" not in header.beside
-        self.guesses = mtp and further > 0
-        remembering = remembering_layers(model, header, slides, 0 if self.guesses else further)
-        self.layers = [*remembering, Layer()]  # and, last, the output
+        self.layers = [*remembering_layers(model, header, slides), Layer()]  # and, last, the output
         self.work, self.mixing, self.copies = batch_work(model, header, max([layer.state for layer in self.layers]))
         self.input = 0  # bytes of weights that are never on a GPU
         self.elsewhere = collections.Counter[str]()  # bytes of weights that override-tensor puts on a device
         self.weigh(header.tensor_sizes)
         slots = number_of(parameters, "parallel", -1)
         self.slots = slots if slots > 0 else DEFAULT_SLOTS
+        self.margin = max(int(float(size)) << 20 for size in str(parameters.get("fit-target", FIT_MARGIN)).split(","))
         self.streams = 1 if slots < 1 or parameters.get("kv-unified") is True else slots  # caches that are kept apart
         batch = max(number_of(parameters, "batch-size", 2048), 1)
         self.ubatch = min(number_of(parameters, "ubatch-size", 512) or batch, batch)
@@ -2977,9 +2974,10 @@ class Placement:
         self.draft: Placement | None = None  # the model that drafts for it: as a whole, in the same context
         for file in header.beside.get("model-draft", ()):
             row = {**gguf_facts([file]), "file_size": sum(file.tensor_sizes.values()), "projector_size": None}
-            own = {key: value for key, value in parameters.items() if key not in WEIGHT_PARAMETERS}
-            own |= {key.removesuffix("-draft"): value for key, value in parameters.items() if key.endswith("-draft")}
-            self.draft = Placement(row, {**own, "fit": False}, devices, file, drafts=True)
+            own = {key.removesuffix("-draft"): value for key, value in parameters.items() if key.endswith("-draft")}
+            shared = {key: value for key, value in parameters.items() if key not in CPU_PARAMETERS}
+            plain = {"cache-type-k": "f16", "cache-type-v": "f16", "fit": False}
+            self.draft = Placement(row, {**shared, **plain, **own}, devices, file, drafts=True)
         self.projector_at = self.gpus[0] if self.gpus and parameters.get("mmproj-offload") is not False else self.host
 
     def weigh(self, tensors: Mapping[str, int]) -> None:
@@ -3026,8 +3024,7 @@ class Placement:
         heads, vocabulary = (self.model[key] or 0 for key in ("head_count", "vocabulary_size"))
         attention = 2 * masks if self.flash else 4 * one * (heads + 1)  # a matrix for every head
         work = max(tokens * self.work, tokens * self.mixing + round(self.copies * self.slots))
-        once = tokens * (attention + 128) + 4 * (work + vocabulary * self.slots)  # 128: positions and the like
-        return 2 * once if self.guesses else once  # in a context of its own
+        return tokens * (attention + 128) + 4 * (work + vocabulary * self.slots)  # 128: positions and the like
 
     def layer_bytes(self, context: int) -> list[tuple[int, int]]:
         """For each layer and, last, the output: what a GPU takes of it, and what stays in main memory all the same."""
@@ -3065,13 +3062,6 @@ class Placement:
         used[self.projector_at] += self.projector
         return used
 
-    def margins(self) -> list[int]:
-        """Bytes of every device that the engine leaves free where it chooses by itself."""
-        said = [int(number) for number in re.findall(r"(\d{1,6})[.\d]*", str(self.parameters.get("fit-target", "")))]
-        order = self.gpus or [self.host]
-        told = dict(zip(order, said if len(said) > 1 else said * len(order), strict=False))
-        return [told.get(at, FIT_MARGIN) << 20 for at in range(len(self.devices))]
-
     def offloaded(self, sizes: list[tuple[int, int]], each: int, beside: list[int], whole: bool) -> int:
         """How many layers go to the GPUs, from the output on; each GPU needs `each` bytes and those `beside`, too."""
         if not self.gpus:
@@ -3081,7 +3071,7 @@ class Placement:
         if whole or self.parameters.get("fit") in (False, "off"):
             return len(sizes)
         taken, count = [*itertools.accumulate(on_gpu for on_gpu, _ in reversed(sizes))], 0
-        rooms = [(self.devices[at]["free"] or 0) - self.margins()[at] - beside[at] - each for at in self.gpus]
+        rooms = [(self.devices[at]["free"] or 0) - self.margin - beside[at] - each for at in self.gpus]
         for copied in (0, self.largest_tensor):  # which is brought to the GPU where not all fit
             free = sum(max(room - copied, 0) for room in rooms)
             if (count := sum(total <= free for total in taken)) == len(sizes):
@@ -3118,8 +3108,8 @@ class Placement:
     def fits(self, context: int, *, whole: bool = False) -> bool:
         """Whether every device has room; as a `whole`, as the engine sees it, which leaves something free."""
         room = "total" if whole and not self.gpus else "free"  # it counts on all of main memory
-        return all(not need or device[room] is None or need + margin * whole <= device[room] for need, device, margin
-                   in zip(self.split(context, whole=whole)[0], self.devices, self.margins(), strict=True))
+        return all(not need or device[room] is None or need + self.margin * whole <= device[room]
+                   for need, device in zip(self.split(context, whole=whole)[0], self.devices, strict=True))
 
     def largest(self, limit: int, *, whole: bool = False) -> int:
         """The largest context up to `limit` that fits, a multiple of CONTEXT_STEP, or 0."""
@@ -5826,7 +5816,6 @@ CAUSES = (
      "The file cannot be mapped from its disk ({}): choose none for “How the file is read”"),
     (r"(?:^|[ '])(/[^:']{1,300}?)['\"]?(?: read-write)?:? \(?Permission denied",
      "This user may not use {}: change its rights, or the groups of the user"),
-    (r"(Input/output error|No space left on device|Too many open files)", "The system refused the engine: {}"),
     (r"ailed to connect to (?:RPC server at )?[\w.:\[\]-]{1,99}:\d{1,5}$|Remote RPC server crashed|RPC .{1,20}mismatch",
      "An RPC worker does not answer, or is of another version: start it, with the same build as here"),
     (r"(?i)vocabs? .{0,40}(?:must match|not compatible|not match)",
@@ -5852,10 +5841,6 @@ CAUSES = (
      "The {} is damaged, or for another model: choose another, or none"),
     (r"(?i)chat template (?:parsing error|is not supported)|failed to initialize chat template",
      "The chat template cannot be used: choose a built-in one, or switch Jinja templates off"),
-    (r"error loading model (?:hyperparameters|vocabulary): (.{1,200})|error loading model: (?:check_tensor_dims: )?"
-     r"((?:missing )?tensor .{1,200})",
-     "The file is not as this build expects it ({}): use a newer build, or a newer file of the model"),
-    (r"no (?:CUDA|ROCm)-capable device|found no .{0,20}GPU", "The GPU is gone, or hidden from this build"),
     (r"driver version is insufficient|PTX was compiled with an unsupported",
      "The GPU's driver is too old for this build: update the driver, or choose a build for an older one"),
     (r"no kernel image|invalid device function|NoBinaryForGpu|Unable to find code object|TensileLibrary|"
@@ -5941,7 +5926,7 @@ def explanation(lines: Iterable[LogLine], free: dict[str, int], taken: dict[str,
         for line in lines:
             if found := re.search(pattern, line.text):
                 short = shortage(lines, free, taken, main=cause.startswith("Main")) if "{shortage}" in cause else {}
-                return cause.format(*filter(None, found.groups()), **short)
+                return cause.format(*found.groups(), **short)
     errors = [re.sub(ORIGIN, "", line.text).strip() for line in lines if line.level == "error"]
     telling = [item for item in errors if item and not re.search(VAGUE, item)]
     return telling[-1] if telling else errors[-1] if errors else None
@@ -6873,7 +6858,6 @@ REQUEST_PARAMETERS = {
         "chat-template-kwargs", "reasoning-effort", "reasoning-format")},
     "temp": "temperature", "predict": "n_predict", "sampling-seq": "samplers", "reasoning": "enable_thinking",
     "reasoning-budget": "reasoning_budget_tokens"}
-CPU_PARAMETERS = frozenset(("n-gpu-layers", "cpu-moe", "n-cpu-moe", "override-tensor"))  # which leave weights there
 SPILL_TOLERANCE, SPILL_LEAST = 0.1, 512 * 2**20  # of the weights, and bytes: by less an estimate may be wrong
 OWN_PARAMETERS = ("stop-timeout",)  # which the engine never sees
 PLACING_PARAMETERS = frozenset(("device", "split-mode", "tensor-split", "main-gpu", "rpc"))

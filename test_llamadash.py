@@ -3485,12 +3485,12 @@ def test_what_runs_beside_a_model_goes_where_it_is_told(tmp_path: Path) -> None:
 
 
 def test_what_fitting_leaves_free_and_how_far_it_goes() -> None:
-    """As fit-target and fit-ctx say it: for each device, or for all; what was told of others stays as it is."""
+    """As fit-target and fit-ctx say it; of several devices the most that is left free."""
     def found(free: float, **parameters: Any) -> Json:
         named = {key.replace("_", "-"): value for key, value in parameters.items()}
         return llamadash.estimate_memory(ROW, named, [{**GPU, "free": free * GB}, CPU])
     usual = found(16)["context"]
-    assert found(16, fit_target="1024")["context"] == usual == found(16, fit_target="1024,8192")["context"]
+    assert found(16, fit_target="1024")["context"] == usual
     assert usual < found(16, fit_target="128")["context"] <= found(15.9, fit_target="0")["context"]
     assert found(16, fit_target="4096,1024")["context"] < usual - 10_000
     assert [found(2)["context"], found(2, fit_ctx=16384)["context"], found(2, fit_ctx=0)["context"]] == [
@@ -3590,14 +3590,6 @@ async def test_others_are_not_the_models_of_a_gpu_without_memory_of_its_own(dash
     instance.taken = {"G0": before["Main memory"] // 2}
     after = dash.pool.memory.others()
     assert abs(after["Main memory"] - (before["Main memory"] - instance.taken["G0"])) < GB
-
-
-def test_layers_that_guess_have_a_cache_where_they_are_used() -> None:
-    """With multi-token prediction they run in a context of their own."""
-    header = header_of("glm4moe", nextn_predict_layers=1)
-    plain, guessing = (llamadash.estimate_memory({**ROW, "block_count": 33}, {"ctx-size": 4096, **parameters}, [CPU],
-                                                 header) for parameters in ({}, {"spec-type": "draft-mtp"}))
-    assert guessing["kvCache"] * 32 == plain["kvCache"] * 33 and guessing["compute"] == 2 * plain["compute"]
 
 
 @pytest.mark.parametrize(("architecture", "facts", "row", "cache"), [
@@ -6789,7 +6781,6 @@ GDB = "[New LWP 2983]\n" * 300 + "This GDB supports auto-downloading debuginfo\n
     ("E llama_model_load: error loading model: failed to open /m/a.gguf: Permission denied", "may not use /m/a.gguf:"),
     ("Unable to open /dev/kfd read-write: Permission denied", "may not use /dev/kfd"),
     ("/bin/sh: 1: exec: /b/llama-server: Permission denied", "may not use /b/llama-server:"),
-    ("E read error: Input/output error", "refused the engine: Input/output error"),
     ("/s/ggml-rpc.cpp:547: Failed to connect to 127.0.0.1:9\n" + GDB, "An RPC worker does not answer"),
     ("/s/ggml-rpc.cpp:35: Remote RPC server crashed or returned malformed response", "An RPC worker does not answer"),
     ("E srv  init: draft model vocab type must match target model to use speculation but vocab_type_dft = 1",
@@ -6803,12 +6794,8 @@ GDB = "[New LWP 2983]\n" * 300 + "This GDB supports auto-downloading debuginfo\n
      "The draft model is damaged"),
     ("E srv  init: chat template parsing error: Expected value", "The chat template cannot be used"),
     ("error: the supplied chat template is not supported: {{bad", "The chat template cannot be used"),
-    ("E llama_model_load: error loading model: error loading model hyperparameters: key not found in model: llama.x",
-     "not as this build expects it (key not found in model: llama.x)"),
-    ("E llama_model_load: error loading model: missing tensor 'blk.0.x'", "expects it (missing tensor 'blk.0.x')"),
     ("ggml_cuda_init: failed to initialize CUDA: CUDA driver version is insufficient for CUDA runtime version\n"
      "E srv  load_model: failed to load model", "The GPU's driver is too old"),
-    ("E ggml_cuda_init: failed to initialize CUDA: no CUDA-capable device is detected", "The GPU is gone, or hidden"),
     ("E mtmd: error: mismatch between text model (n_embd = 64) and mmproj (n_embd = 2048)", "length (2048, not 64)"),
     ("GGML_ASSERT: /src/llama.cpp/ggml.c:4789: ggml_nelements(a) == ne0*ne1",
      "The engine aborted at ggml.c:4789: ggml_nelements(a) == ne0*ne1"),
