@@ -3875,25 +3875,22 @@ LETTER_NAME = (r"(\w+).* (?:LETTER|LIGATURE|SYLLABLE|SYLLABICS|CHARACTER|VOWEL S
                r"(?:ALPA|MAHAA)PRAANA) )*([A-Z]+?)(?:YANNA)?(?![A-Z]).*")
 CONSONANTS = ("ADLAM", "ARABIC", "ARMENIAN", "COPTIC", "CYRILLIC", "GEORGIAN", "GREEK", "HEBREW", "LAO", "SYRIAC",
               "THAANA", "THAI")
-# The readings of the common ideographs in GB 2312's order, which is that of the readings, each with their number.
-PINYIN = [reading for reading, count in re.findall(r"(\D+)(\d+)", (
-    "a2ai13an9ang3ao9ba18bai8ban15bang12bao17bei15ben4beng6bi24bian12biao4bie4bin6bing9bo19bu11ca1cai11can7cang5cao5ce5"
-    "ceng2cha11chai3chan10chang13chao9che6chen10cheng15chi16chong5chou12chu16chuai1chuan7chuang6chui5chun7chuo2ci12cong"
-    "6cou1cu4cuan3cui8cun3cuo6da6dai12dan15dang5dao12de3deng7di19dian16diao9die7ding9diu1dong10dou8du14duan6dui4dun9duo"
-    "12e13en1er8fa8fan17fang11fei12fen15feng15fo1fou1fu45ga2gai6gan11gang9gao10ge17gei1gen2geng7gong15gou9gu18gua6guai3"
-    "guan11guang3gui16gun3guo6ha1hai7han19hang3hao9he18hei2hen4heng5hong9hou7hu18hua9huai5huan14huang14hui21hun6huo10ji"
-    "53jia17jian40jiang13jiao28jie27jin20jing25jiong2jiu17ju25juan7jue10jun11ka4kai5kan6kang7kao4ke15ken4keng2kong4kou4"
-    "ku7kua5kuai4kuan2kuang8kui11kun4kuo4la7lai3lan15lang7lao9le2lei11leng3li34lia1lian14liang11liao13lie5lin12ling14li"
-    "u11long9lou6lu20lu14luan6lue2lun7luo12ma9mai6man9mang6mao12me1mei16men3meng8mi14mian9miao8mie2min6ming6miu1mo17mou"
-    "3mu15na7nai5nan3nang1nao5ne1nei2nen1neng1ni11nian7niang2niao2nie7nin1ning6niu4nong4nu3nu1nuan1nue2nuo4o1ou7pa6pai6"
-    "pan8pang5pao7pei9pen2peng14pi17pian4piao4pie2pin5ping9po8pou1pu15qi36qia3qian22qiang8qiao15qie5qin11qing13qiong2qi"
-    "u8qu13quan11que8qun2ran4rang5rao3re2ren10reng2ri1rong10rou3ru10ruan2rui3run2ruo2sa3sai4san4sang3sao4se3sen1seng1sh"
-    "a9shai2shan16shang8shao11she12shen16sheng11shi47shou10shu33shua2shuai4shuan2shuang3shui4shun4shuo4si16song8sou4su1"
-    "2suan3sui11sun3suo8ta9tai9tan18tang13tao11te1teng4ti15tian8tiao5tie3ting10tong13tou4tu11tuan2tui6tun3tuo11wa7wai2w"
-    "an17wang10wei33wen10weng3wo9wu29xi35xia13xian26xiang20xiao18xie21xin10xing15xiong7xiu9xu19xuan10xue6xun14ya16yan33"
-    "yang17yao15ye15yi53yin16ying18yo1yong15you20yu45yuan20yue10yun12za3zai7zan4zang3zao14ze4zei1zen1zeng4zha14zhai6zha"
-    "n17zhang15zhao10zhe10zhen16zheng15zhi43zhong11zhou14zhu26zhua2zhuai1zhuan6zhuang7zhui6zhun2zhuo11zi15zong7zou4zu8z"
-    "uan2zui4zun2zuo8")) for _ in range(int(count))]
+# The readings of the common ideographs in GB 2312's order, which is that of the readings: how many have each final.
+PINYIN = [initial + final for initial, finals in re.findall(r"([a-z]*):(\w+)", (
+    ":a2ai13an9ang3ao9 b:a18ai8an15ang12ao17ei15en4eng6i24ian12iao4ie4in6ing9o19u11 c:a1ai11an7ang5ao5e5eng2 ch:a11ai3a"
+    "n10ang13ao9e6en10eng15i16ong5ou12u16uai1uan7uang6ui5un7uo2 c:i12ong6ou1u4uan3ui8un3uo6 d:a6ai12an15ang5ao12e3eng7i"
+    "19ian16iao9ie7ing9iu1ong10ou8u14uan6ui4un9uo12 :e13en1er8 f:a8an17ang11ei12en15eng15o1ou1u45 g:a2ai6an11ang9ao10e1"
+    "7ei1en2eng7ong15ou9u18ua6uai3uan11uang3ui16un3uo6 h:a1ai7an19ang3ao9e18ei2en4eng5ong9ou7u18ua9uai5uan14uang14ui21u"
+    "n6uo10 j:i53ia17ian40iang13iao28ie27in20ing25iong2iu17u25uan7ue10un11 k:a4ai5an6ang7ao4e15en4eng2ong4ou4u7ua5uai4u"
+    "an2uang8ui11un4uo4 l:a7ai3an15ang7ao9e2ei11eng3i34ia1ian14iang11iao13ie5in12ing14iu11ong9ou6u34uan6ue2un7uo12 m:a9"
+    "ai6an9ang6ao12e1ei16en3eng8i14ian9iao8ie2in6ing6iu1o17ou3u15 n:a7ai5an3ang1ao5e1ei2en1eng1i11ian7iang2iao2ie7in1in"
+    "g6iu4ong4u4uan1ue2uo4 :o1ou7 p:a6ai6an8ang5ao7ei9en2eng14i17ian4iao4ie2in5ing9o8ou1u15 q:i36ia3ian22iang8iao15ie5i"
+    "n11ing13iong2iu8u13uan11ue8un2 r:an4ang5ao3e2en10eng2i1ong10ou3u10uan2ui3un2uo2 s:a3ai4an4ang3ao4e3en1eng1 sh:a9ai"
+    "2an16ang8ao11e12en16eng11i47ou10u33ua2uai4uan2uang3ui4un4uo4 s:i16ong8ou4u12uan3ui11un3uo8 t:a9ai9an18ang13ao11e1e"
+    "ng4i15ian8iao5ie3ing10ong13ou4u11uan2ui6un3uo11 w:a7ai2an17ang10ei33en10eng3o9u29 x:i35ia13ian26iang20iao18ie21in1"
+    "0ing15iong7iu9u19uan10ue6un14 y:a16an33ang17ao15e15i53in16ing18o1ong15ou20u45uan20ue10un12 z:a3ai7an4ang3ao14e4ei1"
+    "en1eng4 zh:a14ai6an17ang15ao10e10en16eng15i43ong11ou14u26ua2uai1uan6uang7ui6un2uo11 z:i15ong7ou4u8uan2ui4un2uo8"))
+    for final, count in re.findall(r"(\D+)(\d+)", finals) for _ in range(int(count))]
 
 
 class FoundFile(NamedTuple):
