@@ -5019,8 +5019,10 @@ ASSIGNMENT = r"(?s)(?:-e|--env=|\$env:)?([A-Z][A-Z0-9_]{3,63})=(.*)"
 # The program in a command line, or the image of a container that has it
 PROGRAM = r"(?i)(?:.*[\\/])?(?:llama-[a-z-]+|llama|server|main)(?:\.exe)?|\S*llama[-.](?:cpp|server)\S*:\S+"
 CONTAINER_SWITCH = r"-[ditPq]+|-\w\S+|--(?:detach|interactive|tty|rm|init|privileged|read-only|replace|quiet)"
-YAML_LINE = r"(?:(- +)|(?:\"([^\"]+)\"|'([^']+)'|([\w.$][\w./ -]*)):(?: +|$))(.*)"
-YAML_TEXT = r"\"([^\"]*)\"|'([^']*)'|([^\s,\[\"'][^,]*)"
+QUOTES = " \n\"'"
+YAML_FIELD = (  # at whatever indentation, with all that is further in: the key, and what it leads to
+    r"(?m)^( *)(?:\"([^\"\n]+)\"|'([^'\n]+)'|([^\s#\"'-][^:\n]*)):(?=\s|$)(?: +[|>][+-]?)?"
+    r"(.*(?:\n(?:\1 +.*|\1- .*| *(?=\n)))*)")
 # Indentation and quotes, which llama-server refuses or takes as they are, mean here what was meant.
 # No two neighbours in these may match the same letters: a line comes from outside, and may be long.
 SECTION_LINE = r"\[[ \t]*([^\] \t\r\n][^\]\r\n]*)\][ \t]*(?:[;#].*)?"
@@ -5059,10 +5061,10 @@ def parse_presets(text: str) -> dict[str, dict[str, str]]:
         raise InvalidRequest("This is not text", field="ini")
     if re.search(r"(?m)^ExecStart=", text):  # a unit of systemd: its command, after its variables
         text = "\n".join(re.findall(r"(?m)^(?:ExecStart=[-+!:@]*|Environment=(?=\S))((?:.*\\\r?\n)*.*)$", text))
-    text = text.lstrip("\ufeff")
+    text = text.lstrip("\ufeff").replace("\r\n", "\n")
     if re.search(r"(?m)^(?:models|services):\s*$", text):
-        return parse_services(yaml_texts(text))
-    lines = [line.strip(" \t") for line in re.split(r"\r\n|\n|\r", text)]
+        return parse_services(text)
+    lines = [line.strip(" \t") for line in re.split(r"[\r\n]", text)]
     if re.search(r"(?im)llama|^[ \t]*-", text) and not any(line.startswith("[") for line in lines) and (
             commands := parse_commands(text)):
         return commands
@@ -5081,52 +5083,36 @@ def parse_presets(text: str) -> dict[str, dict[str, str]]:
     return sections
 
 
-def yaml_texts(text: str) -> dict[tuple[str, ...], list[str]]:
-    """The texts in YAML by the keys that lead to them; of lists all, but not what is within their items."""
-    found, path = collections.defaultdict[tuple[str, ...], list[list[str]]](list), list[tuple[int, str]]()
-    block = math.inf  # the indentation of the key whose text stands in the next lines
-    for line in text.expandtabs().splitlines():
-        body, indent, keys = line.strip(), len(line) - len(line.lstrip()), tuple(key for _, key in path)
-        if indent <= block and body[:1] in ("", "#"):
-            continue
-        if indent > block or not (told := re.fullmatch(YAML_LINE, body)):  # a text goes on
-            found[keys] = found[keys] or [[]]
-            found[keys][-1].append(body)
-            continue
-        dash, *names, value = told.groups("")
-        path = [(at, key) for at, key in path if at < indent + bool(dash)]
-        path += [] if dash else [(indent, "".join(names).strip())]
-        block = indent if value[:1] in ("|", ">") else math.inf
-        words = ["".join(groups).strip() for groups in re.findall(YAML_TEXT, value.partition("]")[0])]
-        if value[:1] != "[":
-            words = words[:1] if value[:1] in ("'", '"') else [re.split(r"(?:^|\s)#", value)[0].strip()]
-        found[tuple(key for _, key in path)] += [[word] for word in words if block == math.inf and word]
-    return {keys: list(map("\n".join, texts)) for keys, texts in found.items()}
+def yaml_fields(text: str) -> dict[str, str]:
+    """What each key of the outermost object in YAML leads to."""
+    return {"".join(keys).strip(): inner for _, *keys, inner in re.findall(YAML_FIELD, text)}
 
 
-def parse_services(texts: dict[tuple[str, ...], list[str]]) -> dict[str, dict[str, str]]:
+def yaml_words(text: str) -> list[str]:
+    """The texts of a list in YAML, KEY=VALUE for each of an object, or a single text."""
+    text = re.sub(r"(?m)(?:^|\s)#.*", "", text)
+    pairs = [f"{key}={inner.strip(QUOTES)}" for key, inner in yaml_fields(text).items()]
+    items = re.findall(r"(?m)^ *- +(.*)", text) or pairs or [text.strip()]
+    items = items[0][1:].partition("]")[0].split(",") if items[0].startswith("[") else items
+    return [item.strip(QUOTES) for item in items if item.strip()]
+
+
+def parse_services(text: str) -> dict[str, dict[str, str]]:
     """The models of llama-swap's configuration, or the services of a compose file that run llama.cpp, as sections."""
-    services = collections.defaultdict[tuple[str, ...], dict[str, list[str]]](dict)
-    sections, macros = {"": dict[str, str]()}, dict[str, str]()
-    for (kind, *keys), values in texts.items():
-        if kind == "macros" and keys:
-            macros[keys[0]] = "\n".join(values)
-        elif kind not in ("macros", "models", "services", "version", "name"):
-            sections[""][kind] = ""
-        elif keys[1:]:  # variables are a list, or an object
-            known = services[kind, keys[0]].setdefault(keys[1], [])
-            known += [f"{keys[2]}={value}" if keys[2:] else value for value in values]
-    for (kind, name), own in services.items():
-        variables, image, command = (own.pop(one, own.pop(other, [])) for one, other in (
+    whole, renamed = yaml_fields(text.expandtabs()), {"ttl": "sleep-idle-seconds", "aliases": "alias"}
+    macros, models, services = (yaml_fields(whole.pop(kind, "")) for kind in ("macros", "models", "services"))
+    sections = {"": dict.fromkeys(whole, "")}
+    for name, inner in (*models.items(), *services.items()):
+        own = yaml_fields(inner)
+        variables, image, command = (yaml_words(own.pop(one, own.pop(other, ""))) for one, other in (
             ("env", "environment"), ("image", ""), ("cmd", "command")))
         text = command[0] if len(command) == 1 else shlex.join(command)
-        text = " ".join([*map(shlex.quote, variables + image), text])
         for _ in range(2):  # a macro may name others
-            text = re.sub(r"\$\{([\w.-]+)\}", lambda found: macros.get(found[1], found[0]), text)
-        more = {{"ttl": "sleep-idle-seconds", "aliases": "alias"}.get(key, key): ",".join(values)
-                for key, values in own.items()}
+            text = re.sub(r"\$\{([\w.-]+)\}", lambda found: "".join(yaml_words(macros.get(found[1], found[1]))), text)
+        text = " ".join([*map(shlex.quote, variables + image), text])
+        more = {renamed.get(key, key): ",".join(yaml_words(value)) for key, value in own.items()}
         for title, options in parse_commands(text).items() if "llama" in text else ():
-            sections[name if kind == "models" else title] = {**options, **more}
+            sections[name if name in models else title] = {**options, **more}
     return sections
 
 
