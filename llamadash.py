@@ -944,7 +944,6 @@ SCAN_ROWS = 200  # models written in one go: as long as that takes, whoever read
 PRUNE_ROWS = 5000  # rows deleted in one go: more would stall the writers
 MAX_ROWS = {"requests": 1_000_000, "events": 2_000_000, "usage": 500_000, "benchmarks": 10_000}
 MAX_SESSIONS = 1000  # of browsers, the newest
-MANY_REQUESTS = 100_000  # that a filter leaves: more are not counted to find the one that leaves the fewest
 SORTED_ROWS = 50_000  # the newest requests, among which another order is looked for: more takes longer than one waits
 LOGS_COUNTED, MAX_LOG_COUNTS = 200_000, 10_000  # of the newest log entries, for the same reason; in one answer
 SPEED_STEP, SPEED_LEAST, SPEED_MOST = 1.03, 0.1, 1e6  # how exactly speeds are counted, and which ones (tokens/s)
@@ -1884,7 +1883,9 @@ class RequestRows(DatabaseFile):
         last = found[0] if found else None
         if sort == "timestamp":
             after = None if before is None else (last or 0, before)
-            rows = self.newest("requests", REQUEST_COLUMNS, self.by_the_rarest(filters), limit, after)
+            if filters.get("status") == "ok":  # as most are: others' indexes leave fewer
+                filters["+status = ?"] = filters.pop("status")
+            rows = self.newest("requests", REQUEST_COLUMNS, filters, limit, after)
         else:
             filters = {f"+{FILTERS[name]}": value for name, value in filters.items()}  # +: by no index but that of ids
             filters["id > ?"] = self.last_id("requests") - SORTED_ROWS
@@ -1897,14 +1898,6 @@ class RequestRows(DatabaseFile):
                                                     f"WHERE id IN ({ids}) {order}", [*values, limit])]
         return [{**row, "stream": None if row["stream"] is None else bool(row["stream"]),
                  "details": row["details"] and decoded(row, "details", {})} for row in rows]
-
-    def by_the_rarest(self, filters: Json) -> Json:
-        """The filters, so that the index of the one serves that the fewest requests meet."""
-        given = [name for name in ("model", "key", "status") if filters.get(name) is not None]
-        counted = "SELECT COUNT(*) FROM (SELECT 1 FROM requests WHERE {} LIMIT ?)"
-        rarest = min(given, default="", key=lambda name: self.read(
-            counted.format(FILTERS[name]), (filters[name], MANY_REQUESTS))[0][0])
-        return {f"+{name} = ?" if name in given and name != rarest else name: value for name, value in filters.items()}
 
     def request_summary(self, *, from_ms: int | None = None, to_ms: int | None = None, **filters: Any) -> Json:
         """{count, ok, failed, cancelled, …_tokens, …_per_second, throughput} of those that meet the filters.
@@ -6057,7 +6050,7 @@ class Instance:
                  changed: Callable[[], None] = lambda: None) -> None:
         self.dash, self.name, self.build = dash, name, build
         self.arguments, self.stop_timeout, self.changed = arguments, stop_timeout, changed
-        self.parameters = ""  # of its model, as the usage has them
+        self.held: Iterable[str] = ()  # the devices that it is on
         self.group = Group({}, {})  # the entries that it serves, as they were when it started
         self.spilled = 0  # bytes that it would take of the GPUs, beside what it does, had these room for them
         self.placement: list[str] = []  # the devices that it was told to use
@@ -6854,6 +6847,12 @@ class Group:
     rows: dict[str, Json]  # by entry
     parameters: Json  # those that a request can carry only where all the entries agree
 
+    def text(self) -> str:
+        """What a process is started with, as one short line, by which its usage is counted."""
+        text = ", ".join(f"{key} {preset_value(value)}" for key, value in sorted(self.parameters.items())
+                         if key not in REQUEST_PARAMETERS and key not in OWN_PARAMETERS) or "defaults"
+        return text if len(text) <= 200 else f"{text[:180]}… ({hashlib.sha256(text.encode()).hexdigest()[:8]})"
+
 
 class Entries:
     """Which entries share a process, by what names they are known, and the state of each."""
@@ -6891,7 +6890,8 @@ class Entries:
 
     def define(self, key: str, name: str = "") -> Unit:
         """Tell Residency what the entries of a unit ask of it; the unit."""
-        units, group, started = self.pool.residency.units, self.groups[key], self.pool.started.get(key, {})
+        units, group, instance = self.pool.residency.units, self.groups[key], self.pool.instances.get(key)
+        started = instance.group.parameters if instance else {}
         name = units[key].name if key in units else name
         idle_seconds = self.dash.engine_config["idle_seconds"]
         idles = [idle_seconds if row["idle"] is None else row["idle"] for row in group.rows.values()]
@@ -6914,7 +6914,8 @@ class Entries:
     def missing_values(self, entry: str, path: str) -> Json:
         """What of an entry's parameters its process was not started with, for the request to carry."""
         own = {**self.dash.engine_config["defaults"], **self.dash.db.get_model(entry)["parameters"]}
-        started = self.pool.started.get(self.unit_of[entry], {})
+        instance = self.pool.instances.get(self.unit_of[entry])
+        started = instance.group.parameters if instance else {}
         return request_values({key: value for key, value in own.items()
                                if key in REQUEST_PARAMETERS and started.get(key) != value}, path)
 
@@ -6955,13 +6956,6 @@ class Entries:
                 "shared_with": [id for id in group.rows if id != row["id"]] if group else [],
                 "shortfall": short and short[0], "better_build": self.dash.builds.for_gpus,
                 "warning": "Its file is gone: it cannot be loaded again." if row["missing"] else short and short[1]}
-
-
-def parameters_text(parameters: Json) -> str:
-    """What a process is started with, as one short line, by which its usage is counted."""
-    text = ", ".join(f"{key} {preset_value(value)}" for key, value in sorted(parameters.items())
-                     if key not in REQUEST_PARAMETERS and key not in OWN_PARAMETERS) or "defaults"
-    return text if len(text) <= 200 else f"{text[:180]}… ({hashlib.sha256(text.encode()).hexdigest()[:8]})"
 
 
 class Memory:
@@ -7116,7 +7110,6 @@ class Pool:
         self.entries = Entries(self)
         self.memory = Memory(self)
         self.instances: dict[str, Instance] = {}  # by unit
-        self.started: dict[str, Json] = {}  # the parameters that each process was started with
         self.changed = asyncio.Event()  # something is to be published
         self.dirty: set[str] = set()  # entries whose state may have changed
         self.published: dict[str, Json] = {}  # the states that everybody knows
@@ -7158,7 +7151,6 @@ class Pool:
             call.waits_for(unit.waiting_reason())
         instance: Instance = await future
         call.admitted(instance)
-        call.devices = unit.held
         call.others = self.dash.requests.occupied(unit.id)
         call.anatomy = {"after": unit.came_from} if call.loading and unit.came_from else {}
         if instance.name != call.model:
@@ -7246,9 +7238,7 @@ class Pool:
             error = str(problem)
         finally:
             if ended := self.instances.pop(unit.id, None):
-                span = ended.started, time.monotonic()
-                self.dash.energy.ended.append(Consumer(ended, *span, unit.held, idle=True))
-            self.started.pop(unit.id, None)
+                self.dash.energy.ended.append(Consumer(ended, ended.started, time.monotonic(), ended.held, idle=True))
             self.do(self.residency.exited(unit.id, error, time.monotonic()))
             if instance is not None:
                 instance.gone.set()
@@ -7281,8 +7271,7 @@ class Pool:
         instance = Instance(self.dash, unit.name, build, arguments, stop_timeout=int(unit.grace),
                             changed=lambda: self.mark(*group.rows))
         instance.placement, instance.left_out, instance.group = list(devices or ()), left_out, group
-        instance.parameters = parameters_text(group.parameters)
-        self.instances[unit.id], self.started[unit.id] = instance, group.parameters
+        instance.held, self.instances[unit.id] = unit.held, instance
         return instance
 
     async def watch(self, unit: Unit, instance: Instance) -> None:
@@ -7537,7 +7526,6 @@ FAILURE_MEMORY = 300.0  # s after the last failed request in which nobody counts
 NO_MODEL = "(unknown)"  # under which those are counted that name none of ours
 MAX_MODEL_NAME = 256  # characters; ours have at most 96, those of an upstream some more
 API_CONNECTIONS = 2000  # at a time, and half as many from one address; the dashboard needs descriptors as well
-CapturedId = Annotated[str, Length(1, MAX_MODEL_NAME)]  # of an entry, or an upstream's NAME/MODEL
 PRIVATE_WORDS = "key|token|secret|auth|cookie|passw|signature"  # in the name of what lets somebody in
 # Headers that belong to one connection, that each side here sets by itself, or that are private.
 OWN_HEADERS = frozenset({
@@ -7593,7 +7581,7 @@ class Call:
     key_id: int | None = None
     key: str | None = None
     build: str | None = None
-    parameters: str = ""  # that its process was started with
+    instance: Instance | None = None  # that answers it
     unit: str | None = None
     timestamp: int = field(default_factory=now_ms)
     since: float = field(default_factory=time.monotonic)
@@ -7605,7 +7593,6 @@ class Call:
     energy: float | None = None  # J
     slot: int | None = None  # by the engine's log; an answer tells seldom
     waits: list[tuple[str, float]] = field(default_factory=list)  # why it waits, and since when
-    devices: Iterable[str] = ()  # that its process is on
     others: float = 0.0  # s of requests that its process had had when it came
     # what else its time went by: `after` (why its model had left memory, where that had to be loaded), `beside` (how
     # many ran at the same time, on average), `cache` (why no more of its prompt came from there)
@@ -7619,14 +7606,14 @@ class Call:
     writing: float | None = None  # since when the client has been given something that it has not taken
     task: asyncio.Task[Any] | None = None
     cancelled_for: tuple[str, str, str | None] | None = None  # how it ends: status, cause and code
-    captured: Capture | None = None  # where that is wanted
+    captured: Json | None = None  # where that is wanted: {sent: its Body, head: HTTP's lines of both, answer}
 
     def admitted(self, instance: Instance) -> None:
         """The model is in memory; the time until now was spent waiting, and with the load of that process."""
         self.admitted_at, self.status = time.monotonic(), "running"
         begun = max(instance.started, self.since)
         loading = max(0.0, (instance.ready_at or begun) - begun)
-        self.loading, self.build, self.parameters = round(loading * 1000, 1), instance.build.id, instance.parameters
+        self.loading, self.build, self.instance = round(loading * 1000, 1), instance.build.id, instance
         self.waited = round((self.admitted_at - self.since - loading) * 1000, 1)
 
     def waits_for(self, reason: str) -> None:
@@ -7641,7 +7628,7 @@ class Call:
         if len(self.head) < KEPT_HEAD:
             self.head += block[:KEPT_HEAD]
         if self.captured is not None:
-            self.captured.answer += block[:MAX_CAPTURED - len(self.captured.answer)]
+            self.captured["answer"] += block[:MAX_CAPTURED - len(self.captured["answer"])]
         self.tail += block
         if len(self.tail) > 2 * KEPT_TAIL:
             del self.tail[:-KEPT_TAIL]
@@ -7779,10 +7766,10 @@ class Requests:
         del self.active[call.id]
         call.end("ok")
         if call.captured:
-            self.dash.spawn(self.dash.captures.save(call, call.captured), "capture")
-        if call.admitted_at is not None and call.unit:
-            self.took_part(call, call.unit, call.admitted_at)
-        row = {**call.row(), "parameters": call.parameters}
+            self.dash.spawn(self.dash.captures.save(call, **call.captured), "capture")
+        if call.admitted_at is not None and call.instance:
+            self.took_part(call, call.instance, call.admitted_at)
+        row = {**call.row(), "parameters": call.instance and call.instance.group.text()}
         self.made = {"prompt": self.made["prompt"] + max(0, (row["prompt_tokens"] or 0) - (row["cached_tokens"] or 0)),
                      "generated": self.made["generated"] + (row["generated_tokens"] or call.pieces)}
         found = self.dash.upstreams.find(call.model)
@@ -7793,8 +7780,8 @@ class Requests:
         for kind in TOKEN_KINDS:
             self.totals["tokens_total", model, kind] += row[f"{kind}_tokens"] or 0
         self.finished.append(row)
-        if call.admitted_at is not None and call.unit:
-            self.dash.energy.ended.append(Consumer(row, call.admitted_at, time.monotonic(), call.devices))
+        if call.admitted_at is not None and call.instance:
+            self.dash.energy.ended.append(Consumer(row, call.admitted_at, time.monotonic(), call.instance.held))
         if call.status == "ok":
             self.served_at, self.failing = time.monotonic(), None
         elif call.status == "failed" and not re.fullmatch(r"4\d\d|key_revoked|unread", call.code or ""):  # not theirs
@@ -7804,13 +7791,13 @@ class Requests:
             self.dash.pool.last_speeds[call.model] = row["generated_per_second"]
         self.dash.pool.mark(call.model)
 
-    def took_part(self, call: Call, unit: str, admitted_at: float) -> None:
+    def took_part(self, call: Call, instance: Instance, admitted_at: float) -> None:
         """Note in a request that has ended beside how many it ran, and why no more of its prompt was cached."""
-        own, instance = time.monotonic() - admitted_at, self.dash.pool.instances.get(unit)
+        own, unit = time.monotonic() - admitted_at, call.unit or ""
         call.anatomy["beside"] = round(max(0.0, self.occupied(unit) - call.others) / max(own, 0.001), 1)
         self.taken[unit] += own
         until = call.first_at or call.ended_at or math.inf
-        slots = [found for at, found in instance.output.slots if admitted_at - 0.01 <= at <= until] if instance else []
+        slots = [found for at, found in instance.output.slots if admitted_at - 0.01 <= at <= until]
         numbers = call.numbers()
         if len(slots) == 1 and slots[0][1] and numbers["prompt_tokens"]:  # else it may be another's
             call.slot = int(slots[0][1])
@@ -7968,11 +7955,10 @@ class EnergyLedger:
         self.meters = {**read, **{f"GPU {gpu['index']}": Meter(gpu.get("energy"), gpu["power"])
                                   for gpu in self.dash.sampler.gpus.values()}}
         self.at, self.ended = now, []
-        units = self.dash.pool.residency.units
-        consumers += [Consumer(call, call.admitted_at, now, call.devices)
-                      for call in self.dash.requests.active.values() if call.unit and call.admitted_at is not None]
-        consumers += [Consumer(instance, instance.started, now, units[id].held, idle=True)
-                      for id, instance in self.dash.pool.instances.items() if id in units]
+        consumers += [Consumer(call, call.admitted_at, now, call.instance.held)
+                      for call in self.dash.requests.active.values() if call.instance and call.admitted_at is not None]
+        consumers += [Consumer(instance, instance.started, now, instance.held, idle=True)
+                      for instance in self.dash.pool.instances.values()]
         nobody = Consumer({"timestamp": now_ms(), "model": "", "status": "idle", "energy": 0}, begin, now, idle=True)
         cards = {device["name"]: f"GPU {self.dash.sampler.gpus[id]['index']}"
                  for device, id in self.dash.sampler.readings(self.dash.builds.devices) if id}
@@ -8012,7 +7998,7 @@ class EnergyLedger:
             what.energy = (what.energy or 0.0) + energy
             if isinstance(what, Instance):
                 rows.append({"timestamp": now_ms(), "model": what.name, "build": what.build.id, "status": "idle",
-                             "parameters": what.parameters, "energy": energy, "metered": None})
+                             "parameters": what.group.text(), "energy": energy, "metered": None})
         if rows:
             await self.dash.requests.publish()  # the rows must be there
             await self.dash.chore("energy", self.dash.db.add_energy, rows)
@@ -8167,10 +8153,11 @@ class ModelRequest:
         """The answer, once its headers are there."""
         kept = None
         if self.body is not None and self.call.model in self.dash.captures.wanted():
-            kept = self.call.captured = Capture(self.body, http_head(f"{self.method} {self.path}", self.headers))
+            kept = self.call.captured = {"sent": self.body, "answer": bytearray(),
+                                         "head": http_head(f"{self.method} {self.path}", self.headers)}
         answer = await (self.dash.upstreams.ask(self, stack) if "/" in self.call.model else self.ask_here(stack))
         if kept:
-            kept.head += http_head(f"\n\nHTTP {answer.status} {answer.reason}", answer.headers.items())
+            kept["head"] += http_head(f"\n\nHTTP {answer.status} {answer.reason}", answer.headers.items())
         return answer
 
     async def ask_here(self, stack: contextlib.AsyncExitStack) -> aiohttp.ClientResponse:
@@ -8229,31 +8216,19 @@ def http_head(first: str, headers: Iterable[tuple[str, str]]) -> str:
                                for name, value in headers)])
 
 
-def chat_messages(sent: Json) -> list[Json]:
-    """The messages of a request of Anthropic's or the Responses API as chat completions have them, or ValueError.
+def chat_messages(sent: Json) -> Json:
+    """What chat completions call a request of Anthropic's or the Responses API; one of MALFORMED for others.
 
     With tools, or with more than text, the engine's prompt is not that of these messages alone.
     """
+    if sent.get("tools"):
+        raise ValueError("with tools")
     turns: Any = sent["input"] if "input" in sent else sent["messages"]
     turns = [{"role": "user", "content": turns}] if isinstance(turns, str) else turns
     if system := sent.get("system", sent.get("instructions")):
         turns = [{"role": "system", "content": system}, *turns]
-    if sent.get("tools"):
-        raise ValueError("with tools")
-    for turn in turns:
-        parts = [] if isinstance(turn["content"], str) else turn["content"]
-        if any(part.get("type") not in ("text", "input_text", "output_text") for part in parts):
-            raise ValueError("more than text")
-    return [{"role": turn["role"], "content": turn["content"] if isinstance(turn["content"], str) else [
-        {"type": "text", "text": part["text"]} for part in turn["content"]]} for turn in turns]
-
-
-@dataclass(repr=False)
-class Capture:
-    """What is kept of a request that somebody wants to see."""
-    sent: Body
-    head: str  # HTTP's lines of the request, then of the answer
-    answer: bytearray = field(default_factory=bytearray)
+    return {"messages": [{"role": turn["role"], "content": turn["content"] if isinstance(turn["content"], str) else [
+        {"type": "text", "text": part["text"]} for part in turn["content"]]} for turn in turns]}
 
 
 class Captures:
@@ -8273,28 +8248,23 @@ class Captures:
         await self.dash.broadcast("captures:updated", {"captures": self.wanted()})
         return {"captures": self.wanted()}
 
-    async def save(self, call: Call, kept: Capture) -> None:
+    async def save(self, call: Call, sent: Body, head: str, answer: bytes) -> None:
         """Save what was captured, with the prompt that the engine makes of the messages, where it tells."""
-        prompt, body, instance = None, kept.sent, self.dash.pool.loaded_instance(call.model)
-        template = ModelRequest(self.dash, call, "POST", "/apply-template", JSON_BODY, body)
+        prompt, instance = None, self.dash.pool.loaded_instance(call.model)
         other = is_anthropic(call.endpoint) or call.endpoint.endswith("/responses")
-        if instance and (other or "messages" in body.fields) and body.size <= MAX_CAPTURED:
+        if instance and (other or "messages" in sent.fields) and sent.size <= MAX_CAPTURED:
             with contextlib.suppress(DashError, aiohttp.ClientError, asyncio.TimeoutError, OSError, *MALFORMED):
-                if other:
-                    messages = chat_messages(json.loads(body.data))
-                    template.body = scanned_json(bytearray(json.dumps({"messages": messages}).encode()))
-                prompt = await asyncio.wait_for(self.prompt(instance, template), GONE_TIME)
+                body = scanned_json(bytearray(encoded(chat_messages(json.loads(sent.data))))) if other else sent
+                template = ModelRequest(self.dash, call, "POST", "/apply-template", JSON_BODY, body)
+                async with contextlib.AsyncExitStack() as stack:
+                    made = await asyncio.wait_for(template.ask_instance(instance, stack), GONE_TIME)
+                    text = await asyncio.wait_for(made.read(), GONE_TIME)
+                prompt = str(json.loads(text)["prompt"])[:MAX_CAPTURED]
         row = {name: getattr(call, name) for name in ("id", "timestamp", "model", "client", "endpoint", "status")}
-        head = f"{kept.head}\n\n{call.error}" if call.error else kept.head
         texts = {name: text[:MAX_CAPTURED].decode("utf-8", "replace")
-                 for name, text in (("request", body.data), ("answer", kept.answer))}
+                 for name, text in (("request", sent.data), ("answer", answer))}
+        head = "\n\n".join(filter(None, (head, call.error)))
         await self.dash.chore("capture", self.dash.db.add_capture, {**row, **texts, "prompt": prompt, "head": head})
-
-    async def prompt(self, instance: Instance, template: ModelRequest) -> str:
-        """What the engine's template makes of a request's messages."""
-        async with contextlib.AsyncExitStack() as stack:
-            answer = await template.ask_instance(instance, stack)
-            return str(json.loads(await answer.read())["prompt"])[:MAX_CAPTURED]
 
 
 def error_text(body: bytes | bytearray, status: int) -> str:
@@ -8919,14 +8889,15 @@ async def queue_get(dash: Dash) -> Json:
 
 
 @on("captures:start", error="START_CAPTURE_FAILED")
-async def captures_start(dash: Dash, *, id: CapturedId, hours: Annotated[int, Range(1, 72)] = 1) -> Json:
+async def captures_start(dash: Dash, *, id: str, hours: Annotated[int, Range(1, 72)] = 1) -> Json:
     """Keep what clients send to a model and get from it, for some hours."""
-    model = id if dash.upstreams.find(id) else dash.db.get_model(id)["id"]
-    return await dash.captures.change(model, now_ms() + hours * 3_600_000)
+    if not dash.upstreams.find(id):
+        dash.db.get_model(id)
+    return await dash.captures.change(id, now_ms() + hours * 3_600_000)
 
 
 @on("captures:stop", error="STOP_CAPTURE_FAILED")
-async def captures_stop(dash: Dash, *, id: CapturedId) -> Json:
+async def captures_stop(dash: Dash, *, id: str) -> Json:
     """Capture no further requests of a model; what was captured stays."""
     return await dash.captures.change(id, 0)
 
@@ -12310,7 +12281,6 @@ PROMETHEUS_MACHINE = {
     "active_models": "models_loaded", "prompt_tokens_per_second": "prompt_tokens_per_second",
     "generated_tokens_per_second": "generated_tokens_per_second", "process_cpu": "process_cpu_ratio",
     "process_memory": "process_memory_bytes"}
-PROMETHEUS_DISK = {"used": "disk_used_bytes", "total": "disk_size_bytes"}
 PROMETHEUS_GPU = {
     "utilization": "gpu_utilization_ratio", "memory_used": "gpu_memory_used_bytes", "power": "gpu_power_watts",
     "memory_total": "gpu_memory_size_bytes", "temperature": "gpu_temperature_celsius",
@@ -12325,7 +12295,8 @@ def prometheus_text(metrics: Json, totals: Mapping[tuple[str, str, str], int]) -
     samples = [
         *((name, labels, values.get(key)) for table, places in (
             (PROMETHEUS_MACHINE, [(Json(), flat_metrics(metrics))]),
-            (PROMETHEUS_DISK, [({"path": disk["path"]}, disk) for disk in metrics.get("disks") or ()]),
+            ({"used": "disk_used_bytes", "total": "disk_size_bytes"},
+             [({"path": disk["path"]}, disk) for disk in metrics.get("disks") or ()]),
             (PROMETHEUS_GPU, gpus)) for key, name in table.items() for labels, values in places),
         *(("gpu_throttled", {**labels, "reason": word}, int(word in gpu["throttled"]))
           for labels, gpu in gpus if gpu.get("throttled") is not None for word in THROTTLING),
