@@ -3402,10 +3402,7 @@ class NvidiaGpus:
         self.task: asyncio.Task[None] | None = None
 
     async def read(self, *, fresh: bool = False) -> dict[str, Json]:
-        """The GPUs as last read, or read now, as far as that does not take long; what moves is null after a failure.
-
-        A `fresh` reading begins after it is asked for.
-        """
+        """The GPUs as last read, or, due or `fresh`, as read from now on unless that is slow; nulls after a failure."""
         limit = GPU_PATIENCE if fresh else GPU_WAIT
         if fresh and self.task:
             await asyncio.wait([self.task], timeout=limit)
@@ -3755,10 +3752,7 @@ class Sampler:
         return (False, close, named) if close or total is None or gpu.get("unified") else ()
 
     def memories(self, engine_devices: list[Json]) -> list[Json]:
-        """The memories that models can be in, [{name, kind, total, free}]: the engine's devices, then main memory.
-
-        What a device that is `unified` has is main memory; of one that is not `told`, only an engine says what is free.
-        """
+        """The engine's devices and main memory, [{name, kind, total, free, unified: with it, told: by a driver}]."""
         (main_total, main_free), memories = main_memory(), []
         for device, id in self.readings(engine_devices):
             gpu, total, free = self.gpus.get(id or ""), device["total"], device["free"]
@@ -3771,8 +3765,7 @@ class Sampler:
             elif gpu and gpu["memory_used"] is not None:
                 total, free = gpu["memory_total"], gpu["memory_total"] - gpu["memory_used"]
             told = bool(gpu and (unified or gpu["memory_used"] is not None or "asleep" in gpu))
-            memories.append({"name": device["name"], "kind": "gpu", "total": total, "free": free, "unified": unified,
-                             "told": told})
+            memories.append({**device, "kind": "gpu", "total": total, "free": free, "unified": unified, "told": told})
         return [*memories, {"name": "Main memory", "kind": "cpu", "total": main_total, "free": main_free}]
 
     async def gpu_memory_of(self, pid: int, devices: Sequence[Json]) -> dict[str, int]:
@@ -5441,14 +5434,12 @@ class Builds:
 
     async def measure(self, names: set[str]) -> None:
         """Ask the programs that see one of these devices again how much is free of all that they see."""
-        async def ask(build: Build) -> None:
-            with contextlib.suppress(OSError, asyncio.TimeoutError):  # then what it said last holds
-                free = {device["name"]: device["free"] for device in await listed_devices(
-                    build, self.config.data_dir, GPU_PATIENCE)}
-                for device in build.devices:
-                    device["free"] = free.get(device["name"], 0)
-        await asyncio.gather(*[ask(build) for build in self.builds.values()
-                               if names.intersection(device["name"] for device in build.devices)])
+        for build in self.builds.values():
+            if names.intersection(device["name"] for device in build.devices):
+                with contextlib.suppress(OSError, asyncio.TimeoutError):  # then what it said last holds
+                    now = await listed_devices(build, self.config.data_dir, GPU_PATIENCE)
+                    for device in build.devices:
+                        device["free"] = next((item["free"] for item in now if item["name"] == device["name"]), 0)
 
     def get(self, id: str) -> Build:
         """The build with this id; NotFound where there is none."""
@@ -5484,11 +5475,14 @@ class Builds:
         best = self.builds.get(self.recommended or "")
         return best.id if best and best.devices else None
 
+    def missed_gpu(self, build: Build, gpus: Iterable[Json]) -> str | None:
+        """The name of a GPU that others see, or that is there, and a build does not see."""
+        seen = next((device["description"] for device in self.devices), self.unused_gpu(gpus))
+        return None if build.devices else seen
+
     def unused_gpu(self, gpus: Iterable[Json]) -> str | None:
         """The name of a GPU of this machine, where no usable build sees any."""
-        if self.for_gpus:
-            return None
-        return next((gpu["name"] for gpu in gpus if gpu["vendor"] in ("nvidia", "apple")
+        return None if self.for_gpus else next((gpu["name"] for gpu in gpus if gpu["vendor"] in ("nvidia", "apple")
                      or (gpu["memory_total"] or 0) >= USEFUL_GPU), None)
 
     def as_json(self, config: Json, models: list[Json]) -> Json:
@@ -6211,10 +6205,7 @@ class Instance:
         return has, has * streams, number_of(parameters, "ctx-size", 0) or trained, least
 
     def parts(self, name: str, used: int) -> Json:
-        """What of the bytes used of a memory is model, context and compute; null where the engine's account is wrong.
-
-        It accounts for the longest and the shortest context that it tried; the one that it took is between these.
-        """
+        """What of a memory is for what, between the engine's accounts of the longest and the shortest context tried."""
         looks = [look[name] for look in self.output.accounted if name in look] or [dict.fromkeys(PARTS, 0)]
         looks = [look for look in looks if look["model"] == looks[0]["model"]]
         least, most = (choose(looks, key=lambda look: look["context"]) for choose in (min, max))
@@ -6971,10 +6962,7 @@ class Memory:
         self.usual: dict[str, int] = {}  # bytes of each GPU that others used before they took what they have now
 
     def devices(self, *builds: Build | None) -> list[Json]:
-        """Every memory that these builds, or any, can use, in bytes.
-
-        [{name, kind, total, free (for all models together), unused, budget, held}]
-        """
+        """Every memory that these builds, or any, can use: total, free for all models, unused, budget, held (bytes)."""
         units, budget, result = self.pool.residency.units.values(), self.dash.engine_config["budget"], []
         names = {item["name"] for build in builds if build for item in build.devices}
         for item in self.dash.sampler.memories(self.dash.builds.devices):
@@ -7063,15 +7051,14 @@ class Memory:
 
     async def spilled(self, instance: Instance) -> int:
         """The bytes that a process would take of the GPUs if it was there as a whole, beyond what it takes."""
-        gpus = [item["used"] for item in instance.devices if item["kind"] == "gpu"]
+        gpus = {item["name"]: int(item["used"]) for item in instance.devices if item["kind"] == "gpu"}
         if not gpus or CPU_PARAMETERS & instance.group.parameters.keys():
             return 0
         row = {**next(iter(instance.group.rows.values())), "memory_correction": None}
         whole = {**instance.group.parameters, "n-gpu-layers": 9999, "ctx-size": instance.contexts()[1]}
-        placed = {"device": ",".join(instance.placement), **whole} if instance.placement else whole
-        header = await self.dash.library.header(row, placed)
-        found = await asyncio.to_thread(estimate_memory, row, placed, self.of_model(row, instance.build), header)
-        return sum([int(item["used"]) for item in found["devices"] if item["kind"] == "gpu"]) - sum(map(int, gpus))
+        memories = [item for item in self.devices() if item["kind"] == "cpu" or item["name"] in gpus]
+        found = estimate_memory(row, whole, memories, await self.dash.library.header(row, whole))
+        return sum([int(item["used"]) for item in found["devices"] if item["name"] in gpus]) - sum(gpus.values())
 
     def learn(self, unit: Unit, instance: Instance) -> None:
         """Correct what is reserved, and the next estimate, by what a process really takes of the GPUs."""
@@ -7398,10 +7385,8 @@ def less_than_asked(instance: Instance) -> tuple[str, str] | None:
     """Whether a process came up with less context, or less of it on the GPUs, than asked: the kind, and in words."""
     parameters, row = instance.group.parameters, next(iter(instance.group.rows.values()), Json())
     each, has, asked, _ = instance.contexts()
-    builds, gpus = instance.dash.builds, instance.dash.sampler.gpus.values()
-    gpu = next((device["description"] for device in builds.devices), builds.unused_gpu(gpus))
-    wanted = parameters.get("device") != "none" and parameters.get("n-gpu-layers") != 0
-    if gpu and wanted and not instance.build.devices:
+    gpu = instance.dash.builds.missed_gpu(instance.build, instance.dash.sampler.gpus.values())
+    if gpu and parameters.get("device") != "none" and parameters.get("n-gpu-layers") != 0:
         return "unused", f"The GPU ({gpu}) is not used: the build {instance.build.id} sees none."
     if each and has < asked - CONTEXT_STEP * has // each:
         if each == row.get("context_length"):
