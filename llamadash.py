@@ -7717,6 +7717,7 @@ class Requests:
             self.last_id = call.id = self.last_id + 1
             entry, call.model = self.dash.entry_of(call.model), clean_text(call.model) or NO_MODEL
             call.end("failed", str(problem), problem.reason or problem.status)
+            self.dash.event("refused", entry, str(problem), {"client": call.client, "code": call.code})
             counted = entry or NO_MODEL  # a client may make up any number of names
             self.totals["requests_total", counted, "failed"] += 1
             self.finished.append({**call.row(), "counted_as": counted})
@@ -12852,7 +12853,7 @@ class Dash:
     def __init__(self, config: Config, lock: FolderLock | None = None) -> None:
         self.config, self.lock = config, lock
         self.tasks: set[asyncio.Task[Any]] = set()
-        self.log_limiter, self.probes = LogLimiter(), Probes()
+        self.log_limiter, self.refused, self.probes = LogLimiter(), LogLimiter(1, 60.0), Probes()
         self.long_work = asyncio.Lock()  # for what takes many turns of the loop: one at a time
         self.unsaved_events: list[Json] = []  # of the timeline, not saved yet
         self.lag = 0.0  # seconds by which the loop was late at worst, of late; halved in about 17 s
@@ -12957,7 +12958,11 @@ class Dash:
 
     def event(self, kind: str, model: str | None = None, reason: str | None = None,
               details: Json | None = None) -> None:
-        """Put into the timeline what happened, now; it is saved and told to everybody in a moment."""
+        """Put into the timeline what happened, now; it is saved and told to everybody in a moment. Of many that are
+        refused for the same reason only the first of a minute is told: each is a row of its own in the requests."""
+        source = f"{model} {(details or {}).get('code')}"
+        if kind == "refused" and not self.refused.allows(source, time.monotonic()):
+            return
         self.unsaved_events.append({"timestamp": now_ms(), "kind": kind, "model": model, "reason": reason,
                                     "details": details or {}})
         self.pool.changed.set()

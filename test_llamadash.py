@@ -9215,6 +9215,10 @@ async def test_a_request_that_is_refused_is_a_row_as_well(start: Callable[..., S
         await eventually(api.row, "they are saved")
         summary = (await api.board.request("requests:list"))["summary"]
         assert limit - 5 <= summary["failed"] <= 5 + 2 * limit  # a minute may have ended meanwhile
+        events = (await api.board.request("timeline:list", from_=0, to=llamadash.now_ms(), kind="refused"))["events"]
+        codes = collections.Counter(event["details"]["code"] for event in events)
+        assert set(codes) == {"invalid_model", "400", "model_not_found", "model_not_allowed", "429"}
+        assert max(codes.values()) <= 2 and any("There is no model" in event["reason"] for event in events)
 
 
 @run_async
