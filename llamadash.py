@@ -9685,9 +9685,6 @@ async def conversations_attachment(dash: Dash, *, hash: str, part: Annotated[int
 
 # -- Benchmarks -----------------------------------------------------------------------------------
 
-POWER_PAUSE = 0.5  # s between two readings of the power that a benchmark takes
-
-
 async def tell_benchmark(dash: Dash, id: str, done: int, total: int, **outcome: Any) -> None:
     """Broadcast how far a benchmark is, and keep that for pages that are opened meanwhile."""
     dash.benchmarks[id] = {"id": id, "done": done, "total": total, **outcome}
@@ -9701,9 +9698,13 @@ async def run_benchmark(dash: Dash, id: str, prompt_tokens: int, generate_tokens
     runs, power = list[list[float]](), list[float]()
     while len(runs) <= repetitions:
         await tell_benchmark(dash, id, max(len(runs) - 1, 0), repetitions)
-        answers, drawn = await while_power_is_read(dash, asyncio.gather(*[
-            benchmark_timings(dash, id, prompt_tokens, generate_tokens) for _ in range(concurrency if runs else 1)]))
-        power += drawn if runs else []
+        asked = asyncio.gather(*[benchmark_timings(dash, id, prompt_tokens, generate_tokens)
+                                 for _ in range(concurrency if runs else 1)])
+        while not asked.done():
+            drawn = sum(gpu["power"] or 0 for gpu in await dash.sampler.read_gpus(fresh=True))
+            power += [drawn] if runs else []
+            await asyncio.wait([asked], timeout=0.5)
+        answers = await asked
         runs.append([1000 * sum(answer[f"{kind}_n"] for answer in answers)
                      / max(answer[f"{kind}_ms"] or 1e-3 for answer in answers) for kind in ("prompt", "predicted")])
         instance = dash.pool.loaded_instance(id)
@@ -9723,18 +9724,6 @@ async def run_benchmark(dash: Dash, id: str, prompt_tokens: int, generate_tokens
     benchmark: Json = dash.db.add_benchmark(row)
     await tell_benchmark(dash, id, repetitions, repetitions, benchmark=benchmark)
     return benchmark
-
-
-async def while_power_is_read(dash: Dash, work: asyncio.Future[Result]) -> tuple[Result, list[float]]:
-    """What `work` comes to, and what the GPUs drew (W) now and then meanwhile."""
-    power = list[float]()
-    try:
-        while not work.done():
-            power.append(sum(gpu["power"] or 0 for gpu in await dash.sampler.read_gpus(fresh=True)))
-            await asyncio.wait([work], timeout=POWER_PAUSE)
-        return await work, power
-    finally:
-        work.cancel()
 
 
 async def benchmark_timings(dash: Dash, id: str, prompt_tokens: int, generate_tokens: int) -> Json:
@@ -11201,13 +11190,12 @@ class Installer:
     @property
     def newer(self) -> str | None:
         """The tag of a release that is newer than every build here, whoever installed it, as far as these tell."""
-        newest, own = numbers_of(self.newest or ""), self.dash.builds.installed()  # of b11434, or of 0.6.0
-
-        def is_old(build: Build) -> bool | None:
-            numbers = numbers_of(str(build.number) if len(newest) == 1 else (build.version or "").partition(" ")[0])
-            return not build.id.startswith(f"{self.newest}-") if build in own else numbers < newest if numbers else None
-        here = {is_old(build) for build in self.dash.builds.builds.values() if build.kind == "llama-server"}
-        return self.newest if True in here and False not in here else None
+        newest, builds = numbers_of(self.newest or ""), self.dash.builds  # of b11434, or of 0.6.0
+        old = {have < newest for build in builds.builds.values()
+               for have in ((build.number or 0,), numbers_of((build.version or "").partition(" ")[0]))
+               if any(have) and len(have) == len(newest)}
+        old |= {not build.id.startswith(f"{self.newest}-") for build in builds.installed()}
+        return self.newest if True in old and False not in old else None
 
 
 def replace_build(folder: Path, new: Path | None = None) -> None:
