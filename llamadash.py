@@ -12841,7 +12841,7 @@ class Dash:
     def __init__(self, config: Config, lock: FolderLock | None = None) -> None:
         self.config, self.lock = config, lock
         self.tasks: set[asyncio.Task[Any]] = set()
-        self.log_limiter, self.refused, self.probes = LogLimiter(), LogLimiter(1, 60.0), Probes()
+        self.log_limiter, self.refusals, self.probes = LogLimiter(), LogLimiter(1, 60.0), Probes()
         self.long_work = asyncio.Lock()  # for what takes many turns of the loop: one at a time
         self.unsaved_events: list[Json] = []  # of the timeline, not saved yet
         self.lag = 0.0  # seconds by which the loop was late at worst, of late; halved in about 17 s
@@ -12949,7 +12949,7 @@ class Dash:
         """Put into the timeline what happened, now; it is saved and told to everybody in a moment. Of many that are
         refused for the same reason only the first of a minute is told: each is a row of its own in the requests."""
         source = f"{model} {(details or {}).get('code')}"
-        if kind == "refused" and not self.refused.allows(source, time.monotonic()):
+        if kind == "refused" and not self.refusals.allows(source, time.monotonic()):
             return
         self.unsaved_events.append({"timestamp": now_ms(), "kind": kind, "model": model, "reason": reason,
                                     "details": details or {}})
