@@ -682,11 +682,11 @@ class Access:
     async def in_turn(self, address: str, function: Callable[..., Result], *arguments: Any) -> Result:
         """What `function` returns, which hashes a password: one at a time, for each takes 32 MiB and 0.2 s.
 
-        Where somebody has signed in from before goes first, then who has tried least often: neither many guesses of
-        one address nor those of many addresses hold up whoever comes anew.
+        Where somebody has signed in from before goes first, then who has tried least often, of these who came last:
+        neither many guesses of one address nor those of many addresses hold up whoever comes anew.
         """
         known = any(counted_address(row["address"]) == address for row in self.dash.db.sessions())
-        place = not known, len(self.failures.moments.get(address, ())), time.monotonic()
+        place = not known, len(self.failures.moments.get(address, ())), -time.monotonic()
         bisect.insort(self.waiting, place)
         try:
             while True:

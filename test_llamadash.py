@@ -13827,8 +13827,8 @@ async def test_failed_logins_are_counted_by_forwarded_address(start: Callable[..
 
 @run_async
 async def test_a_login_waits_for_one_guess_of_others(dash: StubDash, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many guesses another address has sent before; and for one at most of all strangers together, where
-    somebody has signed in from there before."""
+    """However many guesses another address has sent before, and however many others have guessed for the first time;
+    whoever has signed in from there before goes before one who comes anew."""
     dash.db.set_meta("password", llamadash.hashed_password("correct horse"))
     checked: list[str] = []
 
@@ -13844,7 +13844,7 @@ async def test_a_login_waits_for_one_guess_of_others(dash: StubDash, monkeypatch
     user = asyncio.ensure_future(dash.access.admit({"password": "correct horse"}, "10.0.0.1"))
     other = asyncio.ensure_future(dash.access.admit({"password": "correct horse"}, "10.0.0.2"))
     assert (await user)["session"] and len(checked) <= 3
-    assert (await other)["session"] and checked.count("wrong 203.0.113.7") == 1
+    assert (await other)["session"] and len(checked) <= 4 and checked.count("wrong 203.0.113.7") <= 1
     await asyncio.gather(*guesses, return_exceptions=True)
     assert checked.count("wrong 203.0.113.7") == 5 and not dash.access.waiting
 
