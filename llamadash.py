@@ -728,12 +728,14 @@ class Failures:
             del self.moments[next(iter(self.moments))]
 
 
-def plain_file(path: str, flags: int) -> int:
-    """An opener for open(): the file itself, never what a link of any kind leads to, nor a pipe or a device."""
-    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    if os.path.islink(path):  # where the system has no O_NOFOLLOW; elsewhere it says so in plainer words
-        raise OSError(errno.ELOOP, "it is a link", path)
-    descriptor = os.open(path, flags, 0o666)
+def without_waiting(path: str, flags: int) -> int:
+    """An opener for open() that never waits for the writer of a FIFO."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+
+
+def file_behind(path: str, flags: int) -> int:
+    """An opener for open(): the file, also one that a link leads to, but no pipe or device, which may never answer."""
+    descriptor = without_waiting(path, flags)
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode) or (flags & (os.O_WRONLY | os.O_RDWR) and status.st_nlink > 1):
         os.close(descriptor)
@@ -741,18 +743,11 @@ def plain_file(path: str, flags: int) -> int:
     return descriptor
 
 
-def without_waiting(path: str, flags: int) -> int:
-    """An opener for open() that never waits for the writer of a FIFO."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
-def file_behind(path: str, flags: int) -> int:
-    """An opener for open(): the file, also one that a link leads to, but no pipe or device, which may never answer."""
-    descriptor = without_waiting(path, flags)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is no file", path)
-    return descriptor
+def plain_file(path: str, flags: int) -> int:
+    """An opener for open(): the file itself, never what a link of any kind leads to, nor a pipe or a device."""
+    if os.path.islink(path):  # where the system has no O_NOFOLLOW; elsewhere it says so in plainer words
+        raise OSError(errno.ELOOP, "it is a link", path)
+    return file_behind(path, flags | getattr(os, "O_NOFOLLOW", 0))
 
 
 def write_privately(target: Path, content: str, like: os.stat_result | None = None) -> None:
@@ -1589,6 +1584,7 @@ class DatabaseFile(Statements):
         self.notice = f"The database was damaged ({problem})." + (
             f" It was moved to {aside.name}." if os.path.lexists(aside) else "") + (
             f" The backup {good.name} was restored." if good else " A new one was started: there was no good backup.")
+        log.warning("%s", self.notice)
 
     def name_aside(self, why: str) -> Path:
         """A free name beside the database, which says why a file gets it."""
@@ -7078,13 +7074,10 @@ class Memory:
             self.pool.do(self.pool.residency.settle(time.monotonic()))
 
 
-ANSWER_BUFFER = 2**14  # bytes of an answer that arrive in one turn of the loop, about
-
-
 def answering_socket(address: tuple[Any, ...]) -> socket.socket:
     """A socket for an answer, of which little is taken at once: a flood of tiny pieces or heads holds up nobody."""
     opened = socket.socket(*address[:3])
-    opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, ANSWER_BUFFER)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**14)  # bytes that may come in one turn of the loop
     return opened
 
 
@@ -12996,11 +12989,13 @@ class Dash:
                     log.exception("%s failed and begins again", name)
                 await asyncio.sleep(RESTART_PAUSE)
 
-    async def run(self, stop: asyncio.Event, ready: Callable[[int], None]) -> None:
-        """Start everything in order, say so through `ready`, and undo it in reverse once `stop` is set."""
+    async def run(self, stop: asyncio.Event, ready: Callable[[int], None], early: Sequence[Any] = ()) -> None:
+        """Log what was said `early`, start everything in order, be `ready`, and undo it once `stop` is set."""
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(self.db.close)
             self.start_logging(stack)
+            for record in early:
+                log.handle(record)
             self.web.limits.total = 0.75 * allow_open_files(OPEN_FILES)  # database, engine and files need the rest
             self.tls = await asyncio.to_thread(tls_context, self.config.tls_cert, self.config.tls_key)
             if self.tls:  # for each connection the one that was read last
@@ -13036,8 +13031,6 @@ class Dash:
         log.setLevel(self.settings["log_level"].upper())
         stack.push_async_callback(self.journal.flush)
         stack.callback(root.removeHandler, handler)
-        if self.db.notice:
-            log.warning("%s", self.db.notice)
         if not self.config.auth:
             log.warning("authentication is off: whoever reaches %s controls llamadash", self.config.url())
 
@@ -13072,11 +13065,8 @@ class Dash:
         return None
 
     async def end_tasks(self) -> None:
-        """Cancel the background tasks and wait for them, but not for ever."""
-        for task in self.tasks:
-            task.cancel()
-        if self.tasks:
-            await asyncio.wait(self.tasks, timeout=STOP_TASKS)
+        """Cancel the background tasks, once each has begun, and wait for them, but not for ever."""
+        await asyncio.wait([asyncio.ensure_future(cancelled(self.tasks))], timeout=STOP_TASKS)
 
 
 async def listen(stack: contextlib.AsyncExitStack, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
@@ -13619,13 +13609,18 @@ async def serve_until_stopped(config: Config, lock: FolderLock) -> int:
     stop, loop, running = asyncio.Event(), asyncio.get_running_loop(), list[Dash]()
     watch_signals(lambda: loop.call_soon_threadsafe(stop.set), lambda: leave(*running))
     loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(32))  # some ask for a name's address, for long
-    limiter, dash = LogLimiter(), await asyncio.to_thread(Dash, config, lock)  # which reads files
+    limiter, early = LogLimiter(), list[logging.LogRecord]()
+    keep: Any = early.append  # from stderr, which may be full, as it returns None
+    log.addFilter(keep)
+    dash = await asyncio.to_thread(Dash, config, lock)  # which reads files
+    log.removeFilter(keep)
     running.append(dash)
 
     def uncaught(_loop: asyncio.AbstractEventLoop, context: Json) -> None:
         problem, message = context.get("exception"), str(context.get("message"))
         gone = isinstance(problem, ConnectionError | TimeoutError | ssl.SSLError)  # a peer that has gone is no news
-        if not gone and limiter.is_new(message, problem):
+        late = stop.is_set() and isinstance(problem, AssertionError)  # asyncio's: one that came as its listener closed
+        if not (gone or late) and limiter.is_new(message, problem):
             log.error("%s: %r", message, problem)
 
     def ready(port: int) -> None:
@@ -13633,7 +13628,7 @@ async def serve_until_stopped(config: Config, lock: FolderLock) -> int:
         key = f"/#key={dash.hub.known_key}" if config.auth else "/"
         say(f"llamadash {__version__} listening on {config.url(port)}{key}", sys.stdout)
     loop.set_exception_handler(uncaught)
-    await dash.run(stop, ready)
+    await dash.run(stop, ready, early)
     leave()  # for threads that hang would keep the program from ending
     return 0
 

@@ -80,6 +80,7 @@ import tracemalloc
 import types
 import typing
 import uuid
+import warnings
 import wave
 import zipfile
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
@@ -15387,6 +15388,25 @@ def full_pipe() -> Iterator[int]:
         os.close(reading)
 
 
+def test_what_was_saved_oddly_is_told_in_the_log_where_nobody_reads_stderr(tmp_path: Path) -> None:
+    """It is found before there is a log, and holds up no start; the log has it all the same."""
+    server = Server(tmp_path)
+    server.data.mkdir(exist_ok=True)
+    with contextlib.closing(llamadash.Database(server.data / llamadash.DATABASE_NAME)) as database:
+        database.set_meta("settings", {"metrics_interval": "often"})
+    with full_pipe() as pipe, subprocess.Popen(server.command("--port", "0", "--api-port", "0"), stdout=pipe,
+                                               stderr=pipe, env=server.environment) as process:
+        try:
+            wait_for(lambda: (found := llamadash.running_instance(server.data)) and found[1])
+            process.terminate()
+            assert process.wait(STOP_TIME) == 0
+        finally:
+            process.kill()
+    with contextlib.closing(sqlite3.connect(server.data / llamadash.DATABASE_NAME)) as database:
+        told = [text for text, in database.execute("SELECT message FROM logs")]
+    assert any("metrics_interval is not used as it is saved" in message for message in told), told
+
+
 @pytest.mark.parametrize("stuck", [False, True])
 def test_a_pipe_that_nobody_empties_holds_up_neither_start_nor_end(tmp_path: Path, stuck: bool) -> None:
     """It serves, ends in time and has saved what there was, also where it has to give up what hangs."""
@@ -16329,6 +16349,19 @@ async def test_a_long_line_is_cut_in_bytes_and_marked(dash: StubDash, letter: st
     told = llamadash.error_text(json.dumps({"error": {"message": letter * 3000}}).encode(), 500)
     assert told.endswith(f" … ({3000 * size - 1000} more bytes)")
     assert all(len(text.encode()) <= llamadash.MAX_LINE + 30 for text in (*lines, told, output.lines[0].decode()))
+
+
+@run_async
+async def test_a_request_that_the_end_overtakes_leaves_no_words(dash: StubDash) -> None:
+    """One that was taken, and whose work had not begun when everything was ended, is dropped without a warning."""
+    client = types.SimpleNamespace(running=0, may_request=lambda _cost: True, write=lambda _frame: None)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert dash.hub.receive(client, '42["models:scan",{}]')  # type: ignore[arg-type]
+        await dash.end_tasks()
+        await asyncio.sleep(0)
+        gc.collect()
+    assert not told, [str(item.message) for item in told]
 
 
 @run_async
