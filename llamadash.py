@@ -3848,7 +3848,6 @@ QUANTIZATION_WORD = r"i?q\d+|tq\d+|[kmsl01]|x+[sl]|(b?f|fp)\d+|(mx|nv)fp4|ud|mmp
 NEUTRAL_WORD = r"[\d.]+[bmkx]?|[ae]\d+b|instruct|chat|it|base|vl|v\d+"  # which models of different families share
 DRAFT_WORDS = {"draft", "drafter", "eagle", "eagle3", "dflash", "dspark", "mtp"}  # of models that only guess ahead
 QUANTIZATION_FOLDER = r"(?i)(?:.*[-._ ])?(?:i?q\d\w*|tq\d_\d|b?f(?:p)?\d\d|(?:mx|nv)fp4\w*)"
-PROJECTOR_PREFERENCE = ("f16", "bf16", "q8", "f32")  # which of several projectors of one model is taken
 LETTERS = dict(re.findall(r"(\S)(\S*)", (  # which read otherwise than their names in Unicode say
     "гg еe ёyo йy лl мm нn рr сs фf хkh ъ ь юyu яya іi їyi єye ґg ћc џdz ßss ðd þth "
     "ාaa ැae ෑae ිi ීii ුu ූu ෙe ේe ෛai ොo ෝo ෞau ෘr")))
@@ -4166,7 +4165,8 @@ class Scan:
             fits = ranks[model["path"]]
             self.offers[model["path"]] = [path for path, fit in fits.items() if fit]
             if sure := [file for file in projectors if fits[file.path] > 1]:
-                file = min(sure, key=lambda file: projector_rank(file, fits[file.path]))
+                file = min(sure, key=lambda file: (-fits[file.path], -len(name_words(Path(file.path).stem)),
+                                                   projector_preference(file.path), file.path))
                 said = known_header(file).metadata
                 ears = bool(said.get("clip.has_audio_encoder"))
                 eyes = bool(said.get("clip.has_vision_encoder", not ears))  # old ones do not say
@@ -4252,12 +4252,10 @@ def projector_fit(model: Json, own: GGUFHeader, file: FoundFile) -> int:
     return 2 if claims <= words else 1
 
 
-def projector_rank(file: FoundFile, fit: int) -> tuple[Any, ...]:
-    """What puts the best of several projectors that belong to a model first."""
-    stem = Path(file.path).stem
-    words = re.split(r"[-_. ]+", stem.lower())
-    preference = [at for at, name in enumerate(PROJECTOR_PREFERENCE) if name in words]
-    return -fit, -len(name_words(stem)), min(preference, default=len(PROJECTOR_PREFERENCE)), file.path
+def projector_preference(file: str) -> int:
+    """Of several projectors of one model that with the least is taken."""
+    order = ["F16", "BF16", "Q8_0", "F32", download_quantization(os.path.basename(file))]
+    return order.index(order[-1])
 
 
 # What a scan means for the rows
@@ -5537,9 +5535,11 @@ def program_below(folder: Path) -> str | None:
 async def probe(build: Build, data_dir: Path) -> Build:
     """`build` with what its program says of itself, or with why it is of no use."""
     if build.kind == "embedded":
-        version = await asyncio.to_thread(embedded_engine_version)
-        return dataclasses.replace(build, version=version and f"{EMBEDDED_PACKAGE} {version}", protocol="state")
-
+        import importlib.metadata  # not at the top: slow to import, and seldom needed
+        places = [*sys.path, *map(str, VENV.glob("lib/python*/site-packages"))]  # here, or in data/venv
+        version = await asyncio.to_thread(lambda: next((f"{EMBEDDED_PACKAGE} {item.version}" for item in (
+            importlib.metadata.Distribution.discover(name=EMBEDDED_PACKAGE, path=places))), None))
+        return dataclasses.replace(build, version=version, protocol="state")
     try:
         said, usage = [await build_output(build, option, data_dir) for option in ("--version", "--help")]
         options = {name: hint for names, hint in re.findall(OPTION_LINE, usage)
@@ -9158,14 +9158,6 @@ class Upstreams:
 # takes the options that engine_arguments renders, each with a value, and reports as llama-server's children do.
 
 
-def embedded_engine_version() -> str | None:
-    """The version of the embedded engine, here or in data/venv."""
-    import importlib.metadata  # not at the top: slow to import, and seldom needed
-    path = [*sys.path, *map(str, VENV.glob("lib/python*/site-packages"))]
-    found = importlib.metadata.Distribution.discover(name=EMBEDDED_PACKAGE, path=path)
-    return next((distribution.version for distribution in found), None)
-
-
 truth = {"on": True, "off": False}.__getitem__
 SAMPLERS = {"d": "dry", "k": "top_k", "y": "typ_p", "p": "top_p", "s": "top_n_sigma", "m": "min_p", "t": "temperature",
             "x": "xtc", "i": "infill", "e": "penalties", "a": "adaptive_p"}
@@ -9954,12 +9946,6 @@ class Download:
         return self.repo, self.file
 
     @property
-    def source(self) -> Source:
-        """What of the repository was asked for."""
-        named = self.file.lower().endswith(".gguf")
-        return Source(self.repo, self.file if named else None, None if named or self.file == ANY_FILE else self.file)
-
-    @property
     def total(self) -> int:
         """Bytes of all parts."""
         return sum(part.size for part in self.parts)
@@ -10134,10 +10120,8 @@ def download_models(files: dict[str, Part]) -> list[Json]:
 
 def download_projector(file: str, projectors: list[str], files: dict[str, Part]) -> Json:
     """{projector: {file, size, quantization}} for a model, or {}: its own folder's first, and F16 before others."""
-    def rank(name: str) -> tuple[bool, int, str]:
-        order = ["F16", "BF16", "Q8_0", "F32", download_quantization(name)]
-        return name.rpartition("/")[0] != file.rpartition("/")[0], order.index(order[-1]), name
-    best = min(projectors, key=rank, default=None)
+    best = min(projectors, default=None, key=lambda name: (
+        name.rpartition("/")[0] != file.rpartition("/")[0], projector_preference(name), name))
     return {"projector": {"file": best, "size": files[best].size, "quantization": download_quantization(best)}} \
         if best else {}
 
@@ -10652,7 +10636,10 @@ class Transfer:
         if wait := max((self.download.retry_at or 0) - now_ms(), 0) / 1000:
             await self.rest(self.download.error or "", min(wait, MAX_RETRY_AFTER))
         if not self.download.parts:
-            await self.patiently(self.find)
+            named = self.download.file if self.download.file.lower().endswith(".gguf") else None
+            wanted = None if named or self.download.file == ANY_FILE else self.download.file
+            source = Source(self.download.repo, named, wanted)
+            self.download.parts = await self.patiently(self.hub.parts, source, self.download.projector)
         async with self.hub.session() as self.session:
             for part in self.download.parts:
                 await self.fetch(part)
@@ -10700,10 +10687,6 @@ class Transfer:
         if existing:
             await self.use(partial.unlink, True)
 
-    async def find(self) -> None:
-        """Ask the hub for the parts."""
-        self.download.parts = await self.hub.parts(self.download.source, self.download.projector)
-
     async def complete(self, part: Part, file: PartFile) -> None:
         """Bring all bytes here, over a new connection whenever one is cut."""
         if part.here > part.size:
@@ -10711,7 +10694,7 @@ class Transfer:
         while part.here < part.size:
             await self.patiently(self.transfer, part, file)
 
-    async def patiently(self, step: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+    async def patiently(self, step: Callable[..., Awaitable[Result]], *arguments: Any) -> Result:
         """Take a `step`, again where the hub fails: HubUnavailable after RETRIES in a row that bring nothing."""
         failures, download = 0, self.download
         while True:
