@@ -2954,20 +2954,25 @@ class Placement:
         if parameters.get("split-mode") == "none" and self.gpus:
             main = min(max(number_of(parameters, "main-gpu", 0), 0), len(self.gpus) - 1)
             self.gpus = [self.gpus[main]]
-        sizes = {key: sum([sum(file.tensor_sizes.values()) for file in files]) for key, files in header.beside.items()}
-        found = model["projector_size"] if parameters.get("mmproj-auto") is not False else 0
+        self.draft: Placement | None = None  # the model that drafts for it: as a whole, in the same context
+        self.weigh_beside(header.beside)
+        self.projector_at = self.gpus[0] if self.gpus and parameters.get("mmproj-offload") is not False else self.host
+
+    def weigh_beside(self, beside: dict[str, list[GGUFHeader]]) -> None:
+        """Add what is loaded with the model: a projector, adapters, and a model that drafts for it."""
+        parameters, sizes = self.parameters, {
+            key: sum([sum(file.tensor_sizes.values()) for file in files]) for key, files in beside.items()}
+        found = self.model["projector_size"] if parameters.get("mmproj-auto") is not False else 0
         self.projector = sizes.get("mmproj", found or 0)
         self.adapters = sizes.get("lora", 0)  # each of whose tensors is beside the one that it changes
         for layer in self.layers[:-1]:
             layer.plain += self.adapters // (len(self.layers) - 1)
-        self.draft: Placement | None = None  # the model that drafts for it: as a whole, in the same context
-        for file in header.beside.get("model-draft", ()):
-            row = {**gguf_facts([file]), "file_size": sum(file.tensor_sizes.values()), "projector_size": None}
+        for header in beside.get("model-draft", ()):
+            row = {**gguf_facts([header]), "file_size": sizes["model-draft"], "projector_size": None}
             own = {key.removesuffix("-draft"): value for key, value in parameters.items() if key.endswith("-draft")}
             shared = {key: value for key, value in parameters.items() if key not in CPU_PARAMETERS}
             plain = {"cache-type-k": "f16", "cache-type-v": "f16", "fit": False}
-            self.draft = Placement(row, {**shared, **plain, **own}, devices, file, drafts=True)
-        self.projector_at = self.gpus[0] if self.gpus and parameters.get("mmproj-offload") is not False else self.host
+            self.draft = Placement(row, {**shared, **plain, **own}, self.devices, header, drafts=True)
 
     def weigh(self, tensors: Mapping[str, int]) -> None:
         """Add up the weights of each layer; where not all tensors are known, all layers are alike."""
@@ -3045,12 +3050,6 @@ class Placement:
             parts = [float(self.devices[at]["free"] or 1) for at in self.gpus]
         return [part / sum(parts) for part in parts]
 
-    def beside(self, context: int) -> list[int]:
-        """Bytes on every device of what is loaded with the model: its projector, and one that drafts for it."""
-        used = self.draft.split(context)[0] if self.draft else [0] * len(self.devices)
-        used[self.projector_at] += self.projector
-        return used
-
     def offloaded(self, sizes: list[tuple[int, int]], each: int, beside: list[int], whole: bool) -> int:
         """How many layers go to the GPUs, from the output on; each GPU needs `each` bytes and those `beside`, too."""
         if not self.gpus:
@@ -3071,7 +3070,8 @@ class Placement:
         """Bytes needed on every device, how many of them in main memory only as GPUs are full; as a `whole`, none."""
         compute, sizes, gpus = self.compute(context), self.layer_bytes(context), self.gpus
         extra = compute + max((self.overhead(at, context, mixed=False) for at in gpus), default=0)
-        used = self.beside(context)
+        used = self.draft.split(context)[0] if self.draft else [0] * len(self.devices)
+        used[self.projector_at] += self.projector
         count = self.offloaded(sizes, extra, used, whole)
         used[self.host] += self.input
         places = {device["name"]: at for at, device in enumerate(self.devices)}
@@ -5469,11 +5469,6 @@ class Builds:
         best = self.builds.get(self.recommended or "")
         return best.id if best and best.devices else None
 
-    def missed_gpu(self, build: Build, gpus: Iterable[Json]) -> str | None:
-        """The name of a GPU that others see, or that is there, and a build does not see."""
-        seen = next((device["description"] for device in self.devices), self.unused_gpu(gpus))
-        return None if build.devices else seen
-
     def unused_gpu(self, gpus: Iterable[Json]) -> str | None:
         """The name of a GPU of this machine, where no usable build sees any."""
         return None if self.for_gpus else next((gpu["name"] for gpu in gpus if gpu["vendor"] in ("nvidia", "apple")
@@ -7378,9 +7373,10 @@ def less_than_asked(instance: Instance) -> tuple[str, str] | None:
     """Whether a process came up with less context, or less of it on the GPUs, than asked: the kind, and in words."""
     parameters, row = instance.group.parameters, next(iter(instance.group.rows.values()), Json())
     each, has, asked, _ = instance.contexts()
-    gpu = instance.dash.builds.missed_gpu(instance.build, instance.dash.sampler.gpus.values())
-    if gpu and parameters.get("device") != "none" and parameters.get("n-gpu-layers") != 0:
-        return "unused", f"The GPU ({gpu}) is not used: the build {instance.build.id} sees none."
+    if not instance.build.devices and parameters.get("device") != "none" and parameters.get("n-gpu-layers") != 0:
+        builds, gpus = instance.dash.builds, instance.dash.sampler.gpus.values()
+        if gpu := next((device["description"] for device in builds.devices), builds.unused_gpu(gpus)):
+            return "unused", f"The GPU ({gpu}) is not used: the build {instance.build.id} sees none."
     if each and has < asked - CONTEXT_STEP * has // each:
         if each == row.get("context_length"):
             return "trained", f"The context is {each:,} tokens: the model was trained for no more."
