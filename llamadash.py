@@ -4786,12 +4786,14 @@ class Parameter(NamedTuple):
         return {"int": Annotated[int, bounds], "float": Annotated[float, bounds], "bool": bool,
                 "choice": Literal[self.choices]}.get(self.kind, str)
 
-    def checked(self, value: Any, folders: list[Path] | None, at: str) -> Any:
+    def checked(self, value: Any, at: str, folders: list[Path] | None = None) -> Any:
         """`value` if it is acceptable here, its files in `folders`; InvalidRequest names the field `at`."""
         try:
             value = checked(value, self.type, self.label)
         except InvalidRequest as problem:
             raise InvalidRequest(str(problem), field=at) from None
+        if self.key == "parallel" and value == 0:
+            raise InvalidRequest("Slots must be -1 or more than 0", field=at)
         if self.kind == "text" and not re.fullmatch(self.pattern, value):
             raise InvalidRequest(f"{self.label} is not in the expected form", field=at)
         names = [] if self.kind != "path" else value.split(",") if self.several else [value]
@@ -4957,6 +4959,7 @@ PARAMETERS = {
                    **dict(zip(PARAMETER_FIELDS[kind], values, strict=False)))
     for group, lines in PARAMETER_GROUPS.items() for kind, names, label, help, *values in lines
     for key, *aliases in [names.split()]}
+PARAMETER_KINDS = {key: Annotated[Any, parameter.checked] for key, parameter in PARAMETERS.items()}
 ALIASES = {alias: item.key for item in PARAMETERS.values() for alias in (item.key, *item.aliases)}
 
 
@@ -4967,22 +4970,14 @@ def validated_parameters(parameters: Json, folders: list[Path] | None, field: st
         at = f"{field}.{key}" if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", key) else field
         if key not in PARAMETERS:
             raise InvalidRequest("There is no such parameter", field=at)
-        if key == "parallel" and value == 0:
-            raise InvalidRequest("Slots must be -1 or more than 0", field=at)
         if value is not None:
-            accepted[key] = PARAMETERS[key].checked(value, folders, at)
+            accepted[key] = PARAMETERS[key].checked(value, at, folders)
     return accepted
 
 
 def known_parameters(saved: Any) -> Json:
     """Of saved parameters those that this version can use: a newer one may have more, and a file may be away."""
-    good: Json = {}
-    for key in filter(PARAMETERS.__contains__, saved if isinstance(saved, dict) else ()):
-        try:
-            good |= validated_parameters({key: saved[key]}, None)
-        except InvalidRequest as problem:
-            log.warning("the parameter %s is not used as it is saved: %s", key, problem)
-    return good
+    return good_values(saved, PARAMETER_KINDS) if isinstance(saved, dict) else {}
 
 
 SHARED_SECTIONS = ("", "default", "*")  # what they say holds for every model
