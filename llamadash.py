@@ -7495,6 +7495,8 @@ FAILURE_MEMORY = 300.0  # s after the last failed request in which nobody counts
 NO_MODEL = "(unknown)"  # under which those are counted that name none of ours
 MAX_MODEL_NAME = 256  # characters; ours have at most 96, those of an upstream some more
 API_CONNECTIONS = 2000  # at a time, and half as many from one address; the dashboard needs descriptors as well
+# Where a stream's event has some text, by all the APIs.
+PIECE = re.compile(rb'"(?:content|reasoning_content|text|delta|thinking|arguments|partial_json)": ?"(?!")')
 PRIVATE_WORDS = "key|token|secret|auth|cookie|passw|signature"  # in the name of what lets somebody in
 # Headers that belong to one connection, that each side here sets by itself, or that are private.
 OWN_HEADERS = frozenset({
@@ -7571,7 +7573,7 @@ class Call:
     ended_at: float | None = None
     head: bytes = b""
     tail: bytearray = field(default_factory=bytearray)
-    pieces: int = 0  # events of the stream so far: about as many as tokens
+    pieces: int = 0  # texts of the stream so far: about as many as tokens
     writing: float | None = None  # since when the client has been given something that it has not taken
     task: asyncio.Task[Any] | None = None
     cancelled_for: tuple[str, str, str | None] | None = None  # how it ends: status, cause and code
@@ -7602,7 +7604,7 @@ class Call:
         if len(self.tail) > 2 * KEPT_TAIL:
             del self.tail[:-KEPT_TAIL]
         if self.stream:
-            self.pieces += block.count(b"data: {")
+            self.pieces += len(PIECE.findall(block))
 
     def end(self, status: str, error: str | None = None, code: Any = None) -> None:
         """Note how it ended, unless that is known."""
@@ -7639,6 +7641,8 @@ class Call:
         numbers |= {key: value for key, value in answer_numbers(json_object(self.tail, b'"usage":')).items() if value}
         if timings := json_object(self.tail, b'"timings":'):
             return answer_numbers(timings)
+        if self.stream and self.instance:  # what the client has got of one that was cut off
+            numbers["generated_tokens"] = numbers["generated_tokens"] or self.pieces or None
         if numbers["generated_tokens"] and self.stream:
             numbers["generated_per_second"] = finite_rate((numbers["generated_tokens"] - 1) / max(span, 0.001))
         return numbers

@@ -24,7 +24,7 @@ const MISSES = {
   taken: () => "No slot had its beginning: the conversation is new, or another one took its slot.",
   changed: (at) => `The prompt changed at token ${at}.`,
   longer: (at) => `What follows token ${at} is new.`,
-  lost: (at) => `A slot had ${at} of its tokens, but their context checkpoint was lost.`,
+  lost: (at) => `A slot had ${at} of its tokens, but their context checkpoint was lost or the cache was not wanted.`,
 };
 
 /** @param {number | null | undefined} ms */
