@@ -4993,6 +4993,8 @@ PRESET_SPELLINGS = {
 ASSIGNMENT = r"(?s)(?:-e|--env=|\$env:)?([A-Z][A-Z0-9_]{3,63})=(.*)"
 # The program in a command line, or the image of a container that has it
 PROGRAM = r"(?i)(?:.*[\\/])?(?:llama-[a-z-]+|llama|server|main)(?:\.exe)?|\S*llama[-.](?:cpp|server)\S*:\S+"
+# A unit's or a supervisor's variables and command
+UNIT_LINE = r"(?m)^(?:(?:ExecStart|Exec|command) *= *(?:[+!:@]|-(?=/))*|Environment=(?=\S))((?:.*\\\n)*.*)$"
 CONTAINER_SWITCH = r"-[ditPq]+|-\w\S+|--(?:detach|interactive|tty|rm|init|privileged|read-only|replace|quiet)"
 QUOTES = " \n\"'"
 YAML_FIELD = (  # at whatever indentation, with all that is further in: the key, and what it leads to
@@ -5034,9 +5036,8 @@ def parse_presets(text: str) -> dict[str, dict[str, str]]:
     """The sections of a preset file, or what a pasted command line says; InvalidRequest names a senseless line."""
     if "\0" in text or not encodable(text):
         raise InvalidRequest("This is not text", field="ini")
-    if re.search(r"(?m)^ExecStart=", text):  # a unit of systemd: its command, after its variables
-        text = "\n".join(re.findall(r"(?m)^(?:ExecStart=[-+!:@]*|Environment=(?=\S))((?:.*\\\r?\n)*.*)$", text))
     text = text.lstrip("\ufeff").replace("\r\n", "\n")
+    text = "\n".join(re.findall(UNIT_LINE, text)) or text
     if re.search(r"(?m)^(?:models|services):\s*$", text):
         return parse_services(text)
     lines = [line.strip(" \t") for line in re.split(r"[\r\n]", text)]
@@ -5126,7 +5127,7 @@ def parse_commands(text: str) -> dict[str, dict[str, str]]:
                 unused += [] if switch or name in ("-e", "--env") else [name]
                 at += 1 if switch or told else 2
         settings = {found[1]: found[2] for word in words[:at] if (found := re.fullmatch(ASSIGNMENT, word))}
-        if at is None and not words[0].startswith("-"):
+        if at is None and not words[0].startswith("-") and {"-m", "-hf", "--model"}.isdisjoint(words):
             exported |= settings
             continue
         options = {**exported, **settings, **command_options(words[at or 0:]),

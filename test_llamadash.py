@@ -6111,6 +6111,10 @@ COMPOSE = """\ufeffservices:\r
      {"q": ({"ctx-size": 4096, "flash-attn": "on"}, [], None)}, ["HF_HOME", "--name", "--gpus", "-v", "-p"]),
     ("/usr/bin/podman container run --device nvidia.com/gpu=all -p8080:8080 mine/llama.cpp -m q.gguf -c 5",
      {"q": ({"ctx-size": 5}, [], None)}, ["--device"]),
+    ("[Container]\nImage=ghcr.io/ggml-org/llama.cpp:server\nEnvironment=LLAMA_ARG_CTX_SIZE=6\n"
+     "Exec=-m /m/q.gguf \\\n -fa\n", {"q": ({"ctx-size": 6, "flash-attn": "on"}, [], None)}, []),
+    ("[program:llama]\ncommand = /opt/llama-server -m /m/q.gguf -c 7\nautostart=true\n",
+     {"q": ({"ctx-size": 7}, [], None)}, []),
     (LLAMA_SWAP, {"big-one": ({"ctx-size": 8192, "n-gpu-layers": 99, "threads": 8}, ["gpt-4o", "b:c"], 300),
                   "q": ({"temp": 0.5, "override-tensor": "a=CPU,b=CPU"}, ["fast"], None)},
      ["healthCheckTimeout", "groups", "CUDA_VISIBLE_DEVICES", "port", "proxy"]),
