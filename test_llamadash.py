@@ -17361,6 +17361,16 @@ sys.exit(llamadash.main())
     assert (server.data / "made").read_text() == "False"
 
 
+def test_the_soak_knows_the_server(tmp_path: Path) -> None:
+    """.ci/soak.py starts it, lets everybody loose on it, measures it and sees a second day on its clock."""
+    llama_server()
+    soak = str(Path(__file__).parent / ".ci/soak.py")
+    done = subprocess.run([sys.executable, soak, "--seconds", "4", "--rounds", "1", "--hours", "30"],
+                          capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert done.returncode == 0 and "Nothing grows." in done.stdout and "stopped with 0" in done.stdout, (
+        done.stdout[-2000:], done.stderr[-2000:])
+
+
 # -- Whole appliance: engines ----------------------------------------------------------------------
 
 @pytest.fixture(params=ENGINES)

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """A day's life of llamadash in two minutes: does anything grow that nobody uses?
 
-    data/venv/bin/python .ci/soak.py [--seconds 120] [--rounds 5]
+    data/venv/bin/python .ci/soak.py [--seconds 120] [--rounds 5] [--hours 24]
 
 The real server, with a real llama-server and two tiny models of which one fits at a time, serves everybody at once:
 browsers that come, go and come back, API clients that are answered, cut off or refused, downloads from a hub on this
-machine that break and go on, strangers who send nonsense. What it does every few minutes it does every second.
+machine that break and go on, strangers who send nonsense. What it does every few minutes it does every second, and
+on its clock, which tells days and ages and when a schedule is due, as many hours pass as `--hours` says.
 After each round all of them leave, everything is unloaded, and what is left is measured. It fails where the last
 measurement is above the second one by more than LIMITS. Everything happens on 127.0.0.1 and in a temporary folder.
 It uses the helpers of the tests, and so needs their Python: the one that `python3 test_llamadash.py` made.
@@ -20,7 +21,6 @@ import logging
 import os
 import py_compile
 import random
-import signal
 import sqlite3
 import sys
 import tempfile
@@ -38,18 +38,31 @@ import psutil
 
 import test_llamadash as tests
 
-OFTEN = {"PRUNE_DELAY": 1.0, "PRUNE_INTERVAL": 2.0, "HEALTH_INTERVAL": 1.0, "USED_INTERVAL": 1.0,
+OFTEN = {"PRUNE_DELAY": 1.0, "PRUNE_INTERVAL": 2.0, "HEALTH_INTERVAL": 1.0,
          "RETRY_PAUSE": (0.1, 1), "UPSTREAM_REFRESH": (1.0, 2.0), "REFRESH_PAUSE": 0.1,
          "REFUSAL_REPORT": 1.0, "GPU_RETRY": (1.0, 2.0), "RECOVERY_TIME": 10.0}
-# Starts the server with these constants, and tells on SIGUSR1 what only it can know.
+# Starts the server with these constants and with a clock that runs so many times as fast, both the one of the day and
+# the one that is compared with it (what is waited for goes by another one, and is not hurried); and tells what only it
+# can know.
 SCRIPT = """
-import asyncio, contextlib, ctypes, gc, json, os, signal, sqlite3, sys
+import asyncio, collections, contextlib, ctypes, gc, sqlite3, sys, time
 sys.path[0] = {root!r}
+def hurried(clock):
+    first = {{}}
+    def now(*which):
+        real = clock(*which)
+        return real + int((real - first.setdefault(which, real)) * ({speed} - 1))
+    return now
+time.time_ns, time.monotonic_ns, time.clock_gettime_ns = map(
+    hurried, (time.time_ns, time.monotonic_ns, time.clock_gettime_ns))
+time.time = lambda: time.time_ns() / 1e9
+time.strftime = lambda form, moment=None, told=time.strftime: told(form, moment or time.localtime(time.time()))
 import llamadash
 for name, value in {often!r}.items():
     assert hasattr(llamadash, name), name
     setattr(llamadash, name, value)
-def tell(*_):
+@llamadash.on("soak:tell", error="TELL_FAILED")
+async def tell(dash):
     gc.collect()
     for thing in gc.get_objects():
         if isinstance(thing, sqlite3.Connection):  # whose caches grow with the database, up to 2 MB each
@@ -57,17 +70,11 @@ def tell(*_):
                 thing.execute("PRAGMA shrink_memory")
     if hasattr(ctypes.CDLL(None), "malloc_trim"):  # glibc: what is free goes back, so that only what is held counts
         ctypes.CDLL(None).malloc_trim(0)
-    loop = asyncio._get_running_loop()
-    kinds = {{}}
-    for task in asyncio.all_tasks(loop):
-        name = task.get_coro().__qualname__
-        kinds[name] = kinds.get(name, 0) + 1
-    with open({told!r} + ".part", "w") as file:
-        json.dump({{"blocks": sys.getallocatedblocks(), "tasks": sum(kinds.values()), "kinds": kinds}}, file)
-    os.replace({told!r} + ".part", {told!r})
-signal.signal(signal.SIGUSR1, tell)
+    kinds = collections.Counter(task.get_coro().__qualname__ for task in asyncio.all_tasks())
+    return {{"blocks": sys.getallocatedblocks(), "tasks": kinds.total(), "kinds": kinds, "now": llamadash.now_ms()}}
 sys.exit(llamadash.main())
 """
+BEGAN = time.time_ns()  # about what the server's clock says as it starts
 LIMITS = {  # how much more there may be at the end than after the second round
     "memory": 8 * 2**20, "blocks": 10_000, "descriptors": 4, "threads": 2, "tasks": 2, "children": 0, "stderr": 65_536}
 EXPECTED = (OSError, aiohttp.ClientError, asyncio.TimeoutError, AssertionError,
@@ -79,8 +86,8 @@ Work = Callable[["Soak"], Awaitable[None]]
 class Soak:
     """The server, where its users find it, and what they did."""
 
-    def __init__(self, server: tests.Server, told: Path, hub: tests.FakeHub) -> None:
-        self.server, self.told, self.hub = server, told, hub
+    def __init__(self, server: tests.Server, hub: tests.FakeHub) -> None:
+        self.server, self.hub = server, hub
         self.chance = random.Random(14)  # noqa: S311  (to be repeatable)
         self.done: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
@@ -117,16 +124,17 @@ class Soak:
         for item in (await owner.request("models:downloads"))["downloads"]:
             await owner.envelope("models:download:cancel", repo=item["repo"], file=item["file"])
         await tests.eventually(lambda: not self.process.children(recursive=True), "the engines ended", QUIET)
-        await owner.close()
         await asyncio.sleep(3)
         resident = self.process.memory_info().rss
-        self.told.unlink(missing_ok=True)
-        self.process.send_signal(signal.SIGUSR1)
-        await tests.eventually(self.told.exists, "the server tells", QUIET)
-        inside = json.loads(self.told.read_text())
+        inside = await owner.request("soak:tell")
+        hours = inside["now"] / 3.6e6 - BEGAN / 3.6e12
+        await owner.close()
         with contextlib.closing(sqlite3.connect(self.server.data / tests.llamadash.DATABASE_NAME)) as db:
             rows = {table: db.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0] for table in ("logs", "requests")}
-        return {"resident": resident, "memory": self.process.memory_info().rss, "blocks": inside["blocks"],
+        backups = len(list((self.server.data / "backups").glob("daily-*")))
+        assert hours < 24 or backups > 1, "no daily backup was made on the second day"
+        return {"hours": round(hours, 1), "daily backups": backups, "resident": resident,
+                "memory": self.process.memory_info().rss, "blocks": inside["blocks"],
                 "tasks": inside["tasks"], "descriptors": self.process.num_fds(), "threads": self.process.num_threads(),
                 "children": len(self.process.children(recursive=True)), "stderr": len(self.server.output()),
                 "log rows": rows["logs"], "request rows": rows["requests"], "kinds": inside["kinds"]}
@@ -140,7 +148,8 @@ async def browse(soak: Soak) -> None:
     for event, data in [("models:list", {}), ("system:info", {}), ("logs:list", {"limit": 200}), ("config:get", {}),
                         ("requests:list", {"limit": 50}), ("engines:list", {}), ("models:downloads", {}),
                         ("usage:get", {"from_": 0, "to": now, "by": "model"}), ("nonsense", {"x": 1}),
-                        ("metrics:history", {"from_": now - 900_000, "to": now})]:
+                        ("timeline:list", {"from_": 0, "to": 2 * now}),
+                        ("metrics:history", {"from_": now - 900_000, "to": now + 2 * tests.llamadash.DAY})]:
         await page.envelope(event, **data)
     await page.close()
     again = await tests.Dashboard().connect(
@@ -225,27 +234,28 @@ async def keep_house(soak: Soak) -> None:
     await page.close()
 
 
-async def soaked(folder: Path, seconds: float, rounds: int) -> list[dict[str, Any]]:
-    """Run the rounds: what was measured after each."""
+async def soaked(folder: Path, seconds: float, rounds: int, speed: float) -> list[dict[str, Any]]:
+    """Run the rounds with a clock that runs `speed` times as fast: what was measured after each."""
     async with tests.FakeHub().running() as hub:
         for seed in range(4):
             file = tests.write_tiny_model(folder / "hub" / f"hub-{seed}-F32.gguf", seed=seed + 9)
             hub.files[file.name] = file.read_bytes()
-        told = folder / "told"
-        server = tests.ScriptedServer(folder, SCRIPT.format(root=str(ROOT), often=OFTEN, told=str(told)),
-                                      "--request-rate", "1000", "--sockets-per-address", "200")
+        script = SCRIPT.format(root=str(ROOT), often=OFTEN, speed=speed)
+        server = tests.ScriptedServer(folder, script, "--request-rate", "1000", "--sockets-per-address", "200")
         server.program = tests.llama_server()
         server.environment["HF_ENDPOINT"] = hub.endpoint
         for name in ("one", "two"):
             tests.write_tiny_model(server.models / f"{name}.gguf", seed=len(name), name=name)
         py_compile.compile(str(ROOT / "llamadash.py"))  # which would take 25 MB inside the server
         server.start()
-        soak, found = Soak(server, told, hub), []
+        soak, found = Soak(server, hub), []
         try:
             page = await tests.Dashboard().connect(server)
             config = await page.request("config:get")
             await page.request("config:update", revision=config["config"]["revision"], changes={
-                "models_max": 1, "min_residency": 0})
+                "models_max": 1, "min_residency": 0, "schedules": [
+                    {"action": action, "model": "" if action == "free" else "one", "at": f"{hour:02}:00",
+                     "days": [*range(7)]} for hour in range(0, 24, 2) for action in ("load", "unload", "free")]})
             engine = await page.wait("engine:status", lambda data: data["engine"]["url"]) if not (
                 await page.request("engine:status"))["engine"]["url"] else await page.request("engine:status")
             soak.api = engine["engine"]["url"]
@@ -270,10 +280,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--hours", type=float, default=24.0, help="that pass on the server's clock meanwhile")
     options = parser.parse_args()
     logging.disable()  # the hub's, of connections that llamadash ended
     with tempfile.TemporaryDirectory() as folder:
-        found = asyncio.run(soaked(Path(folder), options.seconds, options.rounds))
+        found = asyncio.run(soaked(Path(folder), options.seconds, options.rounds,
+                                   max(1.0, options.hours * 3600 / options.seconds)))
     first, last = found[min(1, len(found) - 1)], found[-1]
     grown = {name: last[name] - first[name] for name, limit in LIMITS.items() if last[name] - first[name] > limit}
     for name, more in grown.items():
