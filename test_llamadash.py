@@ -11541,7 +11541,7 @@ async def test_a_build_is_tried_beside_the_one_that_runs(tmp_path: Path) -> None
         assert dash.state("a")["runtime"]["pid"] == pid and dash.engine_config["build"] == "b1"
         failed = await rehearsal("b3")
         assert failed["status"] == "failed" and failed["old"] and "illegal" in failed["problem"]
-        dash.pool.memory.devices = lambda: [  # type: ignore[method-assign]
+        dash.pool.memory.devices = lambda *_: [  # type: ignore[method-assign]
             {"name": "Main memory", "kind": "cpu", "total": 1, "free": 1}]
         kept = await rehearsal("b2")
         assert kept["status"] == "done"
