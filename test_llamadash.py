@@ -18385,6 +18385,22 @@ async def test_a_conversation_that_was_begun_is_there_later(start: Callable[...,
 
 
 @run_async
+async def test_a_small_phone_begins_a_chat(start: Callable[..., Server]) -> None:
+    """What is not begun is shown from its head, and a model of many is picked beside the buttons, not below them."""
+    server = start()
+    for at in range(40):
+        write_model(server.models / f"long-name-of-a-model-{at}.gguf")
+    async with chromium(server, viewport={"width": 320, "height": 560}) as browser:
+        page = await browser.open("/chat")
+        await page.locator(".chat-welcome").wait_for()
+        assert await page.evaluate("document.querySelector('.chat-scroll').scrollTop") == 0
+        picker = await page.locator(".model-select-button").bounding_box()
+        new = await page.locator(".chat-header [data-action=new]").bounding_box()
+        assert picker and new and picker["x"] + picker["width"] <= new["x"]
+        assert browser.problems == []
+
+
+@run_async
 async def test_models_are_grouped_tagged_and_deleted_together(start: Callable[..., Server]) -> None:
     """Quantizations share a heading whose box chooses all of them; a tag that they get is a filter."""
     server = start()

@@ -208,7 +208,7 @@ export class ModelList extends Component {
   /** @param {Model} model */
   subline(model) {
     const used = lastUse(model, this.props.uses);
-    const place = this.shared.has(model.name) && `${folderOf(model.path)} · ${model.id}`; // beside its size and kind
+    const place = this.shared.has(model.name) && `${model.id} · ${folderOf(model.path)}`; // beside its size and kind
     const facts = this.state.layout === "wide"
       ? [place, model.architecture, model.size_label, model.shards?.length > 1 && `${model.shards.length} parts`]
       : [

@@ -356,7 +356,7 @@ export class ChatPage extends Component {
     const gone = current && !this.models.some(({ id }) => id === current);
     const shared = sharedNames(this.models);
     const nameOf = (/** @type {any} */ model) => (
-      shared.has(model.name) ? `${model.name} (${kindWords(model)})` : model.name || model.id);
+      shared.has(model.name) ? `${model.id} (${kindWords({ ...model, name: model.id })})` : model.name || model.id);
     const devices = this.props.state.get("engine")?.devices;
     const fit = (/** @type {any} */ model) => {
       const words = others.includes(model) && fitWords(needOf(model), devices);
@@ -994,9 +994,9 @@ export class ChatPage extends Component {
     history.replaceState(history.state, "", `${base}/chat${id ? `?c=${id}` : ""}`);
   }
 
-  /** Stays at the newest text, unless the person has scrolled up. */
+  /** Stays at the newest text, unless the person has scrolled up, or at the head of what is not begun. */
   follow() {
-    if (this.atBottom) this.toBottom();
+    if (this.atBottom && this.conversation.messages.length) this.toBottom();
   }
 
   toBottom() {
