@@ -3635,12 +3635,13 @@ def main_memory(cgroups: Path = Path("/sys/fs/cgroup")) -> tuple[int, int]:
         page, pages, unused = (os.sysconf(f"SC_{name}") for name in ("PAGE_SIZE", "PHYS_PAGES", "AVPHYS_PAGES"))
         total, free = page * pages, page * unused
     own = re.search(r"(?m)^0::(/.*)$", file_text(Path("/proc/self/cgroup")) or "")
-    for folder, limit, used in ((cgroups / (own[1] if own else "").lstrip("/"), "memory.max", "memory.current"),
+    inner, size = cgroups / (own[1] if own else "").lstrip("/"), total
+    for folder, limit, used in (*((place, "memory.max", "memory.current") for place in (inner, *inner.parents)),
                                 (cgroups / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes")):
-        if (most := reading(file_text(folder / limit), 1, int)) and most < total:
+        if (most := reading(file_text(folder / limit), 1, int)) and most < size:
             cached = re.search(r"(?m)^inactive_file (\d+)$", file_text(folder / "memory.stat") or "")
             taken = (reading(file_text(folder / used), 1, int) or 0) - int(cached[1] if cached else 0)
-            total, free = most, max(0, min(free, most - taken))
+            total, free = min(total, most), max(0, min(free, most - taken))
     return total, free
 
 
@@ -8525,8 +8526,7 @@ class Gateway:
         await self.dash.requests.publish()
         engine = self.snapshot()
         compared = {**engine, "uptime": None, "devices": [
-            {**{key: item[key] for key in ("name", "budget", "held")}, "free": item["free"] >> 28}
-            for item in engine["devices"]]}
+            {**item, "unused": None, "free": item["free"] >> 28} for item in engine["devices"]]}
         if compared != self.published:
             self.published = compared
             await self.dash.broadcast("engine:status", {"engine": engine})

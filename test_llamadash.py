@@ -4292,6 +4292,16 @@ def test_main_memory_of_a_container(names: tuple[str, ...], tmp_path: Path) -> N
     assert llamadash.main_memory(tmp_path)[0] == total
 
 
+def test_main_memory_of_a_slice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limits of the groups that a unit is part of hold as well, and what the others in these take of them."""
+    monkeypatch.setattr(llamadash, "file_text", lambda path, read=llamadash.file_text: (
+        "0::/ai.slice/llamadash.service" if path == Path("/proc/self/cgroup") else read(path)))
+    write_tree(tmp_path, {"ai.slice/memory.max": str(2 << 30), "ai.slice/memory.current": str(1536 << 20),
+                          "ai.slice/llamadash.service/memory.max": str(1 << 30),
+                          "ai.slice/llamadash.service/memory.current": str(100 << 20)})
+    assert llamadash.main_memory(tmp_path) == (1 << 30, 512 << 20)
+
+
 @run_async
 async def test_readings_of_a_slow_nvidia_smi_last_until_the_next(tmp_path: Path) -> None:
     """One that takes seconds is asked every minute or two; what it said holds until it is asked again."""
