@@ -4136,9 +4136,7 @@ class Scan:
                 if near and repository_depth(level, self.roots) >= -1:
                     wider.setdefault(level, (near, []))[1].extend(places.pop(place)[1])
                     break
-        for beside, found in places.values():
-            self.match(beside, found)
-        for level, (beside, found) in wider.items():
+        for level, (beside, found) in {**places, **wider}.items():
             here = level in map(meeting_place, (*[item["path"] for item in beside], *[item.path for item in found]))
             self.match(beside, found, certain=here or repository_depth(level, self.roots) >= 0)
 
@@ -4996,7 +4994,7 @@ ASSIGNMENT = r"(?s)(?:-e|--env=|\$env:)?([A-Z][A-Z0-9_]{3,63})=(.*)"
 PROGRAM = r"(?i)(?:.*[\\/])?(?:llama-[a-z-]+|llama|server|main)(?:\.exe)?|\S*llama[-.](?:cpp|server)\S*:\S+"
 # A unit's or a supervisor's variables and command
 UNIT_LINE = r"(?m)^(?:(?:ExecStart|Exec|command) *= *(?:[+!:@]|-(?=/))*|Environment=(?=\S))((?:.*\\\n)*.*)$"
-CONTAINER_SWITCH = r"-[ditPq]+|-\w\S+|--(?:detach|interactive|tty|rm|init|privileged|read-only|replace|quiet)"
+NAMED_BEFORE = r"-[vhwelup]|--(?:volume|mount|name|hostname|network|entrypoint|workdir|env|label)"  # by what is before
 QUOTES = " \n\"'"
 YAML_FIELD = (  # at whatever indentation, with all that is further in: the key, and what it leads to
     r"(?m)^( *)(?:\"([^\"\n]+)\"|'([^'\n]+)'|([^\s#\"'-][^:\n]*)):(?=\s|$)(?: +[|>][+-]?)?"
@@ -5119,20 +5117,14 @@ def parse_commands(text: str) -> dict[str, dict[str, str]]:
             commands.append(words)
     sections, exported = dict[str, dict[str, str]](), dict[str, str]()
     for words in commands:
-        at, unused = next((at for at, word in enumerate(words) if re.fullmatch(PROGRAM, word)), None), list[str]()
-        if re.match(r"(?:\S+ )*?(?:\S*/)?(?:docker|podman|nerdctl) (?:container )?run ", shlex.join(words)):
-            at = words.index("run") + 1
-            while at < len(words) and words[at].startswith("-"):  # then comes the image
-                name, told, _ = words[at].partition("=")
-                switch = re.fullmatch(CONTAINER_SWITCH, name)
-                unused += [] if switch or name in ("-e", "--env") else [name]
-                at += 1 if switch or told else 2
+        at = next((at for at, (before, word) in enumerate(zip(["", *words], words, strict=False))
+                   if re.fullmatch(PROGRAM, word) and not re.fullmatch(NAMED_BEFORE, before)), None)
+        unused = [word.partition("=")[0] for word in words[:at or 0] if re.match("-(?!e$|-env|-$)", word)]
         settings = {found[1]: found[2] for word in words[:at] if (found := re.fullmatch(ASSIGNMENT, word))}
         if at is None and not words[0].startswith("-") and {"-m", "-hf", "--model"}.isdisjoint(words):
             exported |= settings
             continue
-        options = {**exported, **settings, **command_options(words[at or 0:]),
-                   **{f"{option} of the container": "" for option in unused}}
+        options = {**exported, **settings, **command_options(words[at or 0:]), **dict.fromkeys(unused, "")}
         if not (file := preset_file("", options)):
             raise InvalidRequest("A command names no model: add -m FILE or -hf user/repo to it", field="ini")
         stem = ntpath.basename(file.partition("?")[0]).removesuffix(".gguf")

@@ -6118,9 +6118,10 @@ COMPOSE = """\ufeffservices:\r
 @pytest.mark.parametrize(("text", "entries", "left"), [
     ("sudo docker run -d --rm -it --name llama --gpus=all -v /srv/llama.cpp:/models:ro -p 80:8080 --env HF_HOME=/x "
      "-e LLAMA_ARG_CTX_SIZE=4096 ghcr.io/ggml-org/llama.cpp:server-cuda -m /models/q.gguf -fa",
-     {"q": ({"ctx-size": 4096, "flash-attn": "on"}, [], None)}, ["HF_HOME", "--name", "--gpus", "-v", "-p"]),
-    ("/usr/bin/podman container run --device nvidia.com/gpu=all -p8080:8080 mine/llama.cpp -m q.gguf -c 5",
-     {"q": ({"ctx-size": 5}, [], None)}, ["--device"]),
+     {"q": ({"ctx-size": 4096, "flash-attn": "on"}, [], None)},
+     ["HF_HOME", "-d", "--rm", "-it", "--name", "--gpus", "-v", "-p"]),
+    ("/usr/bin/podman container run --device nvidia.com/gpu=all -p8080:8080 mine/llama.cpp:1 -m q.gguf -c 5",
+     {"q": ({"ctx-size": 5}, [], None)}, ["--device", "-p8080:8080"]),
     ("[Container]\nImage=ghcr.io/ggml-org/llama.cpp:server\nEnvironment=LLAMA_ARG_CTX_SIZE=6\n"
      "Exec=-m /m/q.gguf \\\n -fa\n", {"q": ({"ctx-size": 6, "flash-attn": "on"}, [], None)}, []),
     ("[program:llama]\ncommand = /opt/llama-server -m /m/q.gguf -c 7\nautostart=true\n",
