@@ -6819,10 +6819,9 @@ class Group:
     parameters: Json  # those that a request can carry only where all the entries agree
 
     def text(self) -> str:
-        """What a process is started with, as one short line, by which its usage is counted."""
-        text = ", ".join(f"{key} {preset_value(value)}" for key, value in sorted(self.parameters.items())
-                         if key not in REQUEST_PARAMETERS and key not in OWN_PARAMETERS) or "defaults"
-        return text if len(text) <= 200 else f"{text[:180]}… ({hashlib.sha256(text.encode()).hexdigest()[:8]})"
+        """What a process is started with, as one line, by which its usage is counted."""
+        return ", ".join(f"{key} {preset_value(value)}" for key, value in sorted(self.parameters.items())
+                         if key not in {*REQUEST_PARAMETERS, *OWN_PARAMETERS}) or "defaults"
 
 
 class Entries:
@@ -7914,10 +7913,8 @@ class EnergyLedger:
         self.idle_power: dict[str, float] = {}  # W of each meter, when there was no request last
         self.ended: list[Consumer] = []  # requests that are over since the meters were read
 
-    async def count(self, *, fresh: bool = False) -> None:
+    async def count(self) -> None:
         """Read the meters, and put what was spent since the last time to the account of whom it was for."""
-        if fresh:
-            await self.dash.sampler.read_gpus(fresh=True)
         read = (await self.dash.sampler.probes.read({"energy meters": processor_meters}))["energy meters"] or {}
         now, begin, before, consumers = time.monotonic(), self.at, self.meters, self.ended
         self.meters = {**read, **{f"GPU {gpu['index']}": Meter(gpu.get("energy"), gpu["power"])
@@ -8122,7 +8119,7 @@ class ModelRequest:
         kept = None
         if self.body is not None and self.call.model in self.dash.captures.wanted():
             kept = self.call.captured = {"sent": self.body, "answer": bytearray(),
-                                         "head": http_head(f"{self.method} {self.path}", self.headers)}
+                                         "head": http_head(f"{self.method} {self.call.endpoint}", self.headers)}
         answer = await (self.dash.upstreams.ask(self, stack) if "/" in self.call.model else self.ask_here(stack))
         if kept:
             kept["head"] += http_head(f"\n\nHTTP {answer.status} {answer.reason}", answer.headers.items())
@@ -8179,7 +8176,6 @@ async def sent(session: aiohttp.ClientSession, method: str, url: str, headers: l
 
 def http_head(first: str, headers: Iterable[tuple[str, str]]) -> str:
     """The first line of a request or an answer and its headers, without what lets anybody in."""
-    first = re.sub(rf"(?i)([?&][^=&]*(?:{PRIVATE_WORDS})[^=&]*=)[^&]*", r"\1…", first)
     return "\n".join([first, *(f"{name}: {'…' if re.search(PRIVATE_WORDS, name.lower()) else value}"
                                for name, value in headers)])
 
@@ -11367,7 +11363,8 @@ class AlertTarget:
             self.error = None
         except (DashError, aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError) as problem:  # and smtplib's
             told = str(problem.message if isinstance(problem, aiohttp.ClientResponseError) else problem)
-            for secret in filter(None, (self.url.query, self.url.path.strip("/"), self.secret)):
+            told = re.sub(r"\((\d{3}), b(['\"])(.*?)\2\)", r"\1 \3", told)  # as smtplib has what a server said
+            for secret in filter(None, (self.url.query, self.url.path.strip("/"), self.url.password, self.secret)):
                 told = told.replace(secret, "…")  # whoever has a topic or a webhook's path may send there
             self.error = shortened(clean_text(told), 300) or f"no answer within {ALERT_TIME:.0f} s"
             log.warning("%d alerts were not sent to %s: %s", len(alerts), self.name, self.error)
@@ -12912,13 +12909,13 @@ class Dash:
               details: Json | None = None) -> None:
         """Put into the timeline what happened, now; it is saved and told to everybody in a moment. Of many that are
         refused for the same reason only the first of a minute is told: each is a row of its own in the requests."""
-        source = f"{model} {(details or {}).get('code')}"
-        if kind == "refused" and not self.refusals.allows(source, time.monotonic()):
+        details = details or {}
+        if kind == "refused" and not self.refusals.allows(f"{model} {details.get('code')}", time.monotonic()):
             return
         self.unsaved_events.append({"timestamp": now_ms(), "kind": kind, "model": model, "reason": reason,
-                                    "details": details or {}})
+                                    "details": details})
         self.pool.changed.set()
-        if alert := kind if kind in ("crashed", "failed") else (details or {}).get("alert"):
+        if alert := kind if kind in ("crashed", "failed") else details.get("alert"):
             self.alerts.tell(alert, f"{model} {kind}: {reason}" if model else str(reason), model)
 
     async def publish_events(self) -> None:
@@ -12977,7 +12974,8 @@ class Dash:
                 limits = ConnectionLimits(self.hub.refused, per_address=16, exempt=())
                 await listen(stack, self.web.metrics, limits, *self.config.prometheus, option="--prometheus")
             stack.push_async_callback(self.end_tasks)
-            stack.push_async_callback(self.energy.count, fresh=True)  # what was spent until the end
+            stack.push_async_callback(self.energy.count)  # what was spent until the end
+            stack.push_async_callback(self.sampler.read_gpus, fresh=True)
             stack.push_async_callback(self.hub.close)
             stack.push_async_callback(self.gateway.close)
             self.hub.known_key = await self.access.key()
