@@ -6933,7 +6933,7 @@ class Memory:
 
     def __init__(self, pool: Pool) -> None:
         self.pool, self.dash = pool, pool.dash
-        self.one_at_a_time = asyncio.Lock()
+        self.one_at_a_time, self.due = asyncio.Lock(), -math.inf  # from when on to look again without being asked
         self.waiting: asyncio.Task[None] | None = None  # the look that has not yet begun
         self.outside: dict[str, int] = {}  # bytes of each memory that others use
         self.others_told: dict[str, int] = {}  # bytes of each GPU that others used when that was last told
@@ -6976,10 +6976,11 @@ class Memory:
     async def look(self) -> None:
         """Look at the memories. What others use is learnt while no load is under way."""
         async with self.one_at_a_time:
-            self.waiting = None
+            self.waiting, began = None, time.monotonic()
             await self.dash.sampler.read_gpus(fresh=True)
             listed = self.dash.sampler.memories(self.dash.builds.devices)
             await self.dash.builds.measure({item["name"] for item in listed if item.get("told") is False})
+            self.due = began + max(2.0, (time.monotonic() - began) / GPU_DUTY)
             if not self.moving() or not self.outside:
                 self.outside = self.others()
             self.pool.residency.rooms = {item["name"]: item["free"] for item in self.devices()}
@@ -7266,7 +7267,7 @@ class Pool:
         while True:
             await self.dash.beat.wait()
             wanted = self.residency.wanted()
-            if wanted or self.residency.yielding:
+            if (wanted or self.residency.yielding) and time.monotonic() >= self.memory.due:
                 await self.memory.read()
             for unit in wanted:
                 if not unit.plans:  # its file may be gone, its folder hang, or there may be no build for it
