@@ -9753,7 +9753,6 @@ class Rehearsal:
     model: str
     running: Instance
     unit: Unit
-    parameters: Json
 
     async def tell(self, status: str, **outcome: Any) -> Json:
         """Tell everybody how it goes, as part of the build; what came of it is kept."""
@@ -9772,8 +9771,9 @@ class Rehearsal:
             async with contextlib.AsyncExitStack() as stack:
                 memory, row = pool.memory, self.dash.db.get_model(self.model)
                 await memory.read()
-                header, devices = await self.dash.library.header(row, self.parameters), memory.of_model(row, self.build)
-                estimate = await asyncio.to_thread(estimate_memory, row, self.parameters, devices, header)
+                parameters = self.running.group.parameters
+                beside = [{**item, "free": max(0, item["free"] - item["held"])} for item in memory.devices(self.build)]
+                estimate = estimate_memory(row, parameters, beside, await self.dash.library.header(row, parameters))
                 if not estimate["fits"] or estimate["spills"]:
                     while self.unit.active or self.unit.waiting:
                         if (waited := waited + 1) > REHEARSAL_WAIT:
@@ -9791,8 +9791,8 @@ class Rehearsal:
     async def beside(self) -> Json:
         """Start the new build, try it and end it."""
         placed = set(self.running.placement) <= {item["name"] for item in self.build.devices} and self.running.placement
-        arguments, _ = engine_arguments(self.build, self.dash.db.present_model(self.model), self.parameters,
-                                        free_port("127.0.0.1"), self.model, placed or ())
+        arguments, _ = engine_arguments(self.build, self.dash.db.present_model(self.model),
+                                        self.running.group.parameters, free_port("127.0.0.1"), self.model, placed or ())
         instance = Instance(self.dash, f"{self.model} ({self.build.id})", self.build, arguments)
         life = self.dash.spawn(instance.run(), f"rehearsal of {self.build.id}")
         trial = asyncio.ensure_future(self.trial(instance))
@@ -9840,9 +9840,7 @@ async def engines_rehearse(dash: Dash, *, id: Annotated[str, Length(1, 96)], mod
         raise Conflict("Load the model first: a build is compared with the one that runs it.")
     if running.build.id == id:
         raise Conflict(f"{id} runs this model already.")
-    unit = dash.pool.entries.unit(model)
-    group = dash.pool.entries.groups[unit.id]
-    rehearsal = Rehearsal(dash, build, model, running, unit, group.parameters)
+    rehearsal = Rehearsal(dash, build, model, running, dash.pool.entries.unit(model))
     result = await rehearsal.tell("running")
     dash.spawn(rehearsal.run(), f"comparison with {id}")
     return result
