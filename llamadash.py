@@ -9889,8 +9889,12 @@ PREFERRED = ("Q4_K_M", "Q4_K_S", "Q4_0", "MXFP4", "IQ4_XS", "Q5_K_M", "Q8_0")  #
 
 
 class HubUnavailable(DashError):
-    """The hub cannot be reached, or does not answer as it should; `retryAfter`: for how many seconds it wants rest."""
+    """The hub cannot be reached, or does not answer as it should."""
     code = "HUB_UNAVAILABLE"
+
+
+class HubBusy(HubUnavailable):
+    """The hub wants rest, for `retryAfter` seconds."""
 
 
 class WrongContent(DashError):
@@ -10237,8 +10241,8 @@ class ModelHub:
         wait = math.ceil(min(wait or 60.0 * (status == 429), MAX_RETRY_AFTER))
         until = time.strftime("%H:%M", time.localtime(time.time() + wait))
         asks = f" and asks to wait {wait} s (until {until})" if wait else ""
-        details: Json = {"retryAfter": wait} if wait else {}
-        return HubUnavailable(f"{elsewhere or self.name} answered with status {status}{asks}", **details)
+        answered = f"{elsewhere or self.name} answered with status {status}{asks}"
+        return HubBusy(answered, retryAfter=wait) if wait else HubUnavailable(answered)
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
@@ -10449,10 +10453,8 @@ class Downloads:
         parts, error, retry_at = list[Part](), None, None
         try:
             parts = await self.hub.parts(source, projector)
-        except HubUnavailable as problem:
-            if not (wait := problem.details.get("retryAfter")):
-                raise
-            error, retry_at = str(problem), now_ms() + 1000 * wait
+        except HubBusy as problem:
+            error, retry_at = str(problem), now_ms() + 1000 * problem.details["retryAfter"]
         own = self.dash.config.data_dir / "models"
         place = own if folder is None else Path(folder)
         if place not in [*self.dash.folders(), own]:
@@ -10586,8 +10588,8 @@ class Downloads:
             files, info = await self.hub.listing(repo)
         except DashError as problem:
             log.info("%s was not asked for newer files: %s", repo, problem)
-            if wait := problem.details.get("retryAfter"):
-                self.asked_again = steady_ms() + 1000 * wait
+            if isinstance(problem, HubBusy):
+                self.asked_again = steady_ms() + 1000 * problem.details["retryAfter"]
                 return
             files, info = {}, {}
         changed = {}
@@ -10965,23 +10967,20 @@ class Installer:
         """Begin to install the newest release, or to wait until the hub tells of it: the build that is to come."""
         try:
             tag, offers = await self.offers()
-        except HubUnavailable as problem:
-            if "retryAfter" not in problem.details:
-                raise
+        except HubBusy as problem:
             return await self.start("llama.cpp", "llama.cpp", functools.partial(self.install_later, problem))
         return await self.start(f"llama.cpp {tag}", f"{tag}-{next(iter(offers))}",
                                 functools.partial(self.install, tag, offers))
 
-    async def install_later(self, problem: HubUnavailable) -> tuple[str, str]:
+    async def install_later(self, problem: HubBusy) -> tuple[str, str]:
         """Install the newest release as soon as the hub, which had this `problem`, tells of it."""
-        while wait := problem.details.get("retryAfter"):
+        while True:
             await self.say("llama.cpp", "installing", str(problem))
-            await asyncio.sleep(wait)
+            await asyncio.sleep(problem.details["retryAfter"])
             try:
                 return await self.install(*await self.offers())
-            except HubUnavailable as another:
+            except HubBusy as another:
                 problem = another
-        raise problem
 
     async def offers(self) -> tuple[str, dict[str, list[Part]]]:
         """The newest release, and its builds for this machine."""
