@@ -4741,7 +4741,8 @@ async def models_estimate(dash: Dash, *, id: ModelId, parameters: dict[str, Any]
     parameters = {**dash.engine_config["defaults"], **own}
     header = await dash.library.header(row, parameters)
     await dash.pool.memory.read()
-    return {**estimate_memory(row, parameters, dash.pool.memory.of_model(row), header),
+    memories = dash.pool.memory.devices(dash.pool.entries.build(row))
+    return {**estimate_memory(row, parameters, memories, header),
             "last": {key: (row["memory_correction"] or {}).get(key) for key in ("estimated", "taken", "ledger")}}
 
 
@@ -5417,7 +5418,7 @@ class Builds:
 
     async def measure(self, names: set[str]) -> None:
         """Ask the programs that see one of these devices again how much is free of all that they see."""
-        for build in self.builds.values():
+        for build in [*self.builds.values()]:
             if names.intersection(device["name"] for device in build.devices):
                 with contextlib.suppress(OSError, asyncio.TimeoutError):  # then what it said last holds
                     now = await listed_devices(build, self.config.data_dir, GPU_PATIENCE)
@@ -6955,10 +6956,6 @@ class Memory:
                            "held": sum([unit.held.get(item["name"], 0) for unit in units])})
         return result
 
-    def of_model(self, row: Json, build: Build | None = None) -> list[Json]:
-        """The memories that an entry's build, or another one, can use."""
-        return self.devices(build or self.pool.entries.build(row))
-
     def others(self) -> dict[str, int]:
         """Bytes of each memory that others use; of main memory not more by way of a GPU that has none of its own."""
         ours, memories = self.taken(), self.dash.sampler.memories(self.dash.builds.devices)
@@ -7027,13 +7024,12 @@ class Memory:
         row = self.dash.db.get_model(entry)
         parameters = self.pool.entries.groups[self.pool.entries.unit_of[entry]].parameters
         header = await self.dash.library.header(row, parameters)
-        return await asyncio.to_thread(placement_plans, row, parameters, self.of_model(row), header)
+        memories = self.devices(self.pool.entries.build(row))
+        return await asyncio.to_thread(placement_plans, row, parameters, memories, header)
 
     async def spilled(self, instance: Instance) -> int:
         """The bytes that a process would take of the GPUs if it was there as a whole, beyond what it takes."""
         gpus = {item["name"]: int(item["used"]) for item in instance.devices if item["kind"] == "gpu"}
-        if not gpus or CPU_PARAMETERS & instance.group.parameters.keys():
-            return 0
         row = {**next(iter(instance.group.rows.values())), "memory_correction": None}
         whole = {**instance.group.parameters, "n-gpu-layers": 9999, "ctx-size": instance.contexts()[1]}
         memories = [item for item in self.devices() if item["kind"] == "cpu" or item["name"] in gpus]
@@ -7370,16 +7366,13 @@ def less_than_asked(instance: Instance) -> tuple[str, str] | None:
         if each == row.get("context_length"):
             return "trained", f"The context is {each:,} tokens: the model was trained for no more."
         return "cut", f"The context was cut to {has:,} of {asked:,} tokens, to fit into memory."
-    if CPU_PARAMETERS & parameters.keys():
-        return None
-    on_gpu, layers = instance.output.offloaded or (0, 0)
+    (on_gpu, layers), what = instance.output.offloaded or (0, 0), ""
     if on_gpu < layers:
-        left = f"{layers - on_gpu} of {layers} layers"
-        return "spilled", f"{left} are in main memory, which is slow: the GPU had no room."
-    if instance.spilled > max(SPILL_TOLERANCE * (row.get("file_size") or 0), SPILL_LEAST):
+        what = f"{layers - on_gpu} of {layers} layers"
+    elif instance.spilled > max(SPILL_TOLERANCE * (row.get("file_size") or 0), SPILL_LEAST):
         what = f"{instance.spilled / 2**30:.1f} GiB of its {'experts' if row['expert_count'] else 'weights'}"
-        return "spilled", f"{what} are in main memory, which is slow: the GPU had no room."
-    return None
+    moved = not what or CPU_PARAMETERS & parameters.keys()  # as it was told
+    return None if moved else ("spilled", f"{what} are in main memory, which is slow: the GPU had no room.")
 
 
 def request_values(parameters: Json, path: str) -> Json:

@@ -5460,7 +5460,10 @@ class StubPool:
     async def read(self) -> None:
         self.calls.append("read")
 
-    def of_model(self, row: Json) -> list[Json]:
+    def build(self, row: Json) -> None:
+        return None
+
+    def devices(self, *builds: None) -> list[Json]:
         return self.memories
 
     def command(self, id: str) -> list[str]:
