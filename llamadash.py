@@ -595,7 +595,7 @@ def good_values(saved: Json, fields: dict[str, Any]) -> Json:
 def good_config(saved: Json) -> Json:
     """What of the `saved` configuration of the engine can be used."""
     good = good_values(saved, CONFIG_FIELDS)
-    return good | {key: known_parameters(good[key]) for key in good.keys() & {"defaults"}}
+    return good | {key: good_values(good[key], PARAMETER_KINDS) for key in good.keys() & {"defaults"}}
 
 
 def engine_values(config: Config, saved: Json) -> Json:
@@ -2295,7 +2295,7 @@ def decoded_model(row: Json) -> Json:
             log.warning("%s of the model %s is not used as it is saved: %s", name, row["id"], problem)
             row[name] = MODEL_DEFAULTS[name]
         row[name] = bool(row[name]) if type(MODEL_DEFAULTS[name]) is bool else row[name]
-    return {**row, "name": row["name"] or str(row["id"]), "parameters": known_parameters(row["parameters"])}
+    return {**row, "name": row["name"] or str(row["id"]), "parameters": good_values(row["parameters"], PARAMETER_KINDS)}
 
 
 def encoded_model(row: Json) -> Json:
@@ -4959,6 +4959,7 @@ PARAMETERS = {
                    **dict(zip(PARAMETER_FIELDS[kind], values, strict=False)))
     for group, lines in PARAMETER_GROUPS.items() for kind, names, label, help, *values in lines
     for key, *aliases in [names.split()]}
+# For what is saved: a newer version may have more, and a file may be away.
 PARAMETER_KINDS = {key: Annotated[Any, parameter.checked] for key, parameter in PARAMETERS.items()}
 ALIASES = {alias: item.key for item in PARAMETERS.values() for alias in (item.key, *item.aliases)}
 
@@ -4973,11 +4974,6 @@ def validated_parameters(parameters: Json, folders: list[Path] | None, field: st
         if value is not None:
             accepted[key] = PARAMETERS[key].checked(value, at, folders)
     return accepted
-
-
-def known_parameters(saved: Any) -> Json:
-    """Of saved parameters those that this version can use: a newer one may have more, and a file may be away."""
-    return good_values(saved, PARAMETER_KINDS) if isinstance(saved, dict) else {}
 
 
 SHARED_SECTIONS = ("", "default", "*")  # what they say holds for every model
