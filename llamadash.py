@@ -1989,12 +1989,11 @@ class RequestRows(DatabaseFile):
             db.execute("DELETE FROM captures WHERE id <= (SELECT id FROM captures ORDER BY id DESC "
                        "LIMIT 1 OFFSET ?)", (CAPTURES_KEPT,))
 
-    def captures(self, model: str | None, before: int | None, limit: int) -> list[Json]:
+    def captures(self, limit: int) -> list[Json]:
         """The newest captures without their texts, but with their lengths; may be called from a thread."""
-        where, values = where_all({"model": model, "id < ?": before})
         lengths = ", ".join(f"LENGTH({name}) AS {name}" for name in ("request", "answer", "prompt", "head"))
         return list(map(dated, self.read(f"SELECT id, timestamp, model, client, endpoint, status, {lengths} "
-                                         f"FROM captures {where} ORDER BY id DESC LIMIT ?", [*values, limit])))
+                                         "FROM captures ORDER BY id DESC LIMIT ?", (limit,))))
 
 
 class AccessRows(DatabaseFile):
@@ -6022,6 +6021,7 @@ class Instance:
         self.dash, self.name, self.build = dash, name, build
         self.arguments, self.stop_timeout, self.changed = arguments, stop_timeout, changed
         self.held: Iterable[str] = ()  # the devices that it is on
+        self.answered = 0.0  # s of its finished requests together
         self.group = Group({}, {})  # the entries that it serves, as they were when it started
         self.spilled = 0  # bytes that it would take of the GPUs, beside what it does, had these room for them
         self.placement: list[str] = []  # the devices that it was told to use
@@ -7107,7 +7107,7 @@ class Pool:
             call.waits_for(unit.waiting_reason())
         instance: Instance = await future
         call.admitted(instance)
-        call.others = self.dash.requests.occupied(unit.id)
+        call.others = self.dash.requests.occupied(instance)
         call.anatomy = {"after": unit.came_from} if call.loading and unit.came_from else {}
         if instance.name != call.model:
             call.anatomy["process"] = instance.name  # by this name it is in the log
@@ -7674,7 +7674,6 @@ class Requests:
         self.shown: tuple[Any, ...] = ()
         self.waiting: list[Json] = []
         self.totals = collections.Counter[tuple[str, str, str]]()  # since the start, by metric, model and kind
-        self.taken = collections.defaultdict[str, float](float)  # s of the finished requests of each unit
         self.made = {"prompt": 0, "generated": 0}  # tokens of the finished requests
         self.sampled = time.monotonic(), self.made  # when the throughput was last asked for, and what was made then
         self.served_at = -math.inf
@@ -7750,9 +7749,9 @@ class Requests:
 
     def took_part(self, call: Call, instance: Instance, admitted_at: float) -> None:
         """Note in a request that has ended beside how many it ran, and why no more of its prompt was cached."""
-        own, unit = time.monotonic() - admitted_at, call.unit or ""
-        call.anatomy["beside"] = round(max(0.0, self.occupied(unit) - call.others) / max(own, 0.001), 1)
-        self.taken[unit] += own
+        own = time.monotonic() - admitted_at
+        call.anatomy["beside"] = round(max(0.0, self.occupied(instance) - call.others) / max(own, 0.001), 1)
+        instance.answered += own
         until = call.first_at or call.ended_at or math.inf
         slots = [found for at, found in instance.output.slots if admitted_at - 0.01 <= at <= until]
         numbers = call.numbers()
@@ -7769,11 +7768,11 @@ class Requests:
         none = not calls or any(call.status != "waiting" for call in calls)
         return 0.0 if none else now - max(min(call.since for call in calls), self.served_at)
 
-    def occupied(self, unit: str) -> float:
-        """Seconds that all requests of a unit have taken together until now, those that run included."""
+    def occupied(self, instance: Instance) -> float:
+        """Seconds that all requests of a process have taken together until now, those that run included."""
         now = time.monotonic()
-        return self.taken[unit] + sum(now - call.admitted_at for call in self.active.values()
-                                      if call.unit == unit and call.admitted_at is not None)
+        return instance.answered + sum(now - call.admitted_at for call in self.active.values()
+                                       if call.instance is instance and call.admitted_at is not None)
 
     def cancel(self, call: Call, cause: str, *, status: str = "cancelled", code: str | None = None) -> None:
         """End a request that is under way."""
@@ -8856,10 +8855,9 @@ async def captures_stop(dash: Dash, *, id: str) -> Json:
 
 
 @on("captures:list", error="LIST_CAPTURES_FAILED")
-async def captures_list(dash: Dash, *, model: str | None = None, before: Timestamp | None = None,
-                        limit: Annotated[int, Range(1, 500)] = 100) -> Json:
+async def captures_list(dash: Dash, *, limit: Annotated[int, Range(1, CAPTURES_KEPT)] = 100) -> Json:
     """The newest captures, with how long their texts are."""
-    return {"captures": await asyncio.to_thread(dash.db.captures, model, before, limit)}
+    return {"captures": await asyncio.to_thread(dash.db.captures, limit)}
 
 
 @on("captures:get", error="GET_CAPTURE_FAILED", cost=5)
@@ -12894,8 +12892,7 @@ class Dash:
 
     def event(self, kind: str, model: str | None = None, reason: str | None = None,
               details: Json | None = None) -> None:
-        """Put into the timeline what happened, now; it is saved and told to everybody in a moment. Of many that are
-        refused for the same reason only the first of a minute is told: each is a row of its own in the requests."""
+        """Put into the timeline what happened, now; of those refused for one reason only the first of a minute."""
         details = details or {}
         if kind == "refused" and not self.refusals.allows(f"{model} {details.get('code')}", time.monotonic()):
             return

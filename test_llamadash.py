@@ -1557,7 +1557,7 @@ def test_conversations_and_captures_from_the_future_hide_nothing(fresh_db: llama
         while page := fresh_db.conversations(search, found[-1]["updated_at"] if found else None, limit):
             found += page
         assert [(row["id"], row.get("future")) for row in found] == [("d", None), ("a", None), ("c", True), ("b", True)]
-    assert [row.get("future") for row in fresh_db.captures(None, None, 9)] == [None, True, True, None]
+    assert [row.get("future") for row in fresh_db.captures(9)] == [None, True, True, None]
 
 
 def test_a_backup_dated_in_the_future_is_not_the_newest(fresh_db: llamadash.Database) -> None:
@@ -8753,7 +8753,7 @@ async def test_a_capture_has_what_was_sent_and_got_and_is_in_no_backup(
         assert dash.features()["captures"]["smol"] > llamadash.now_ms() + 7_000_000
         await chat("canary in the mine", "smol")
         await chat("canary elsewhere", "a")
-        await eventually(lambda: dash.db.captures("smol", None, 5))
+        await eventually(lambda: dash.db.captures(5))
         stopped = await dash.request("captures:stop", id="smol")
         assert stopped == {"captures": {}} == dash.broadcasts("captures:updated")[-1]
         await chat("after", "smol")
@@ -8765,7 +8765,7 @@ async def test_a_capture_has_what_was_sent_and_got_and_is_in_no_backup(
         assert json.loads(texts["request"])["messages"][-1]["content"] == "canary in the mine"
         assert "data: " in texts["answer"] and "<|im_start|>user\ncanary in the mine" in texts["prompt"]
         path, _ = dash.db.manual_backup()
-        assert b"canary in the mine" not in path.read_bytes() and dash.db.captures(None, None, 5)
+        assert b"canary in the mine" not in path.read_bytes() and dash.db.captures(5)
         assert "canary" not in json.dumps(await dash.request("system:export")) + dash.log()
 
 
@@ -8853,7 +8853,7 @@ def test_the_oldest_captures_leave_no_trace(fresh_db: llamadash.Database, monkey
     monkeypatch.setattr(llamadash, "CAPTURES_KEPT", 2)
     for id in range(1, 5):
         fresh_db.add_capture({"id": id, "timestamp": 1, "model": "a", "request": f"canary {id} " * 3000, "answer": ""})
-    assert [row["id"] for row in fresh_db.captures(None, None, 9)] == [4, 3]
+    assert [row["id"] for row in fresh_db.captures(9)] == [4, 3]
     fresh_db.checkpoint()
     assert b"canary 1 canary" not in fresh_db.path.read_bytes()
 
@@ -10097,8 +10097,8 @@ def test_the_slot_of_a_request(ids: list[int], prompt: int | None, slot: int | N
             b"slot get_availabl: id  %d | task -1 | selected slot by LRU, t_last = -1" % id))
     call.feed(json.dumps({"usage": {"prompt_tokens": prompt}}).replace(" ", "").encode())
     call.end("ok")
-    requests = types.SimpleNamespace(occupied=lambda _: 0.0, taken=collections.Counter())
-    instance = types.SimpleNamespace(output=output)
+    requests = types.SimpleNamespace(occupied=lambda _: 0.0)
+    instance = types.SimpleNamespace(output=output, answered=0.0)
     llamadash.Requests.took_part(requests, call, instance, now)  # type: ignore[arg-type]
     assert call.row()["slot"] == slot
 

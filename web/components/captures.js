@@ -82,7 +82,7 @@ export class Captures extends Component {
   }
 
   async load() {
-    const answer = await ask(this.props.state, "captures:list", { limit: 200 });
+    const answer = await ask(this.props.state, "captures:list", { limit: 1000 });
     this.setState({ rows: answer?.captures ?? this.state.rows ?? [] });
   }
 
