@@ -17776,7 +17776,13 @@ async def test_every_page_is_accessible(start: Callable[..., Server], tmp_path: 
     """axe finds nothing on any page, signed out, with dialogs and details, or disconnected; a phone's fingers have room
     and nothing is wider than its screen."""
     library_of_models(tmp_path / "server-0" / "models")
-    server = start()
+    server, now = start(), llamadash.now_ms()
+    with contextlib.closing(llamadash.Database(server.data / llamadash.DATABASE_NAME, repair=False)) as database:
+        database.add_events([{"timestamp": now, "kind": "loaded", "model": "alpha"}])
+        database.add_requests([{"id": 1, "timestamp": now, "model": "alpha", "duration": 5, "waited": 2}])
+        database.save_conversation("talk", {"title": "Code"}, [{
+            "id": "q", "parent": None, "role": "assistant", "model": "alpha", "status": "done",
+            "content": "```\nx\n```\n\n|a|b|\n|-|-|\n|c|d|"}])
     async with chromium(server, viewport={"width": width, "height": 900}, color_scheme=scheme,
                         reduced_motion="reduce") as browser:
 
@@ -17792,10 +17798,11 @@ async def test_every_page_is_accessible(start: Callable[..., Server], tmp_path: 
         await check("signed out")
         page = await browser.open()
         await page.wait_for_selector(".strip-success")
-        for path in (*PAGES, "/models/alpha", "/nowhere"):
+        for path in (*PAGES, "/models/alpha", "/nowhere", "/chat?c=talk"):
             await page.goto(server.url + path)
             await page.wait_for_selector("h1")
             await page.wait_for_load_state("networkidle")
+            await page.wait_for_selector({"/monitoring": ".lane", "/chat?c=talk": "pre"}.get(path, "h1"))
             if path == "/logs":
                 await page.wait_for_selector(".log-bar[data-line]", state="attached")
             await check(path)

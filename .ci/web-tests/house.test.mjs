@@ -13,3 +13,8 @@ test("lines of the client are at most 120 characters", () => {
 test("a speed has one of its two names", () => {
   for (const [name, text] of files) assert.doesNotMatch(text, /[^a-z]t\/s|[Tt]okens per second|Generation speed|Avg\. /, name);
 });
+
+test("what has a label of its own has a role, as else it may have none", () => {
+  const plain = /h\("(?:div|span|pre|p|code)",\s*\{(?:[^{}]|\{[^{}]*\})*?"aria-label"(?:[^{}]|\{[^{}]*\})*\}/g;
+  for (const [name, text] of files) for (const [found] of text.matchAll(plain)) assert.match(found, /\brole\b/, name);
+});

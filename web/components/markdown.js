@@ -58,7 +58,7 @@ function codeNode({ language, text }, key) {
     h("figcaption", null,
       h("span", null, LANGUAGE_NAMES[language.toLowerCase()] ?? (language || "Text")),
       h(CopyButton, { text, label: "Copy code" })),
-    h("pre", { tabindex: "0", "aria-label": "Code" }, h("code", null, text)));
+    h("pre", { tabindex: "0", role: "group", "aria-label": "Code" }, h("code", null, text)));
 }
 
 /** @param {Extract<Block, {type: "list"}>} block @param {string | null} key */
@@ -82,7 +82,7 @@ function tableNode({ align, head, rows }, key) {
   const row = (tag, cells) => h("tr", null, cells.map((cell, at) => (
     h(tag, { className: align[at] === "left" ? null : `markdown-${align[at]}`, scope: tag === "th" ? "col" : null },
       inlineNodes(cell)))));
-  return h("div", { key, className: "markdown-table", tabindex: "0", role: "region", "aria-label": "Table" },
+  return h("div", { key, className: "markdown-table", tabindex: "0", role: "group", "aria-label": "Table" },
     h("table", null, h("thead", null, row("th", head)), h("tbody", null, rows.map((cells) => row("td", cells)))));
 }
 

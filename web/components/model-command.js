@@ -46,7 +46,9 @@ export class ModelCommand extends Component {
       h("summary", null, "How it is started"),
       h("div", { className: "stack" },
         error && h("p", { key: "error", className: "field-error", role: "alert" }, error),
-        text && h("pre", { key: "text", className: "code code-block", tabIndex: 0, "aria-label": "Command" }, text),
+        text && h("pre", {
+          key: "text", className: "code code-block", tabIndex: 0, role: "group", "aria-label": "Command",
+        }, text),
         text && h("div", { key: "copy", className: "row" }, h(CopyButton, { text, caption: "Copy" })),
         !text && !error && h("p", { key: "none", className: "muted" }, asking ? "…" : "No engine can start it.")));
   }

@@ -105,7 +105,7 @@ export function modelLanes(state, events, from, to, known) {
     style: { left: part(span.from), width: part(from + span.to - span.from) },
   });
   return h("article", { key: "lanes", className: "card lanes" },
-    h("h3", { className: "card-title" }, icon("models"), "Models over time"),
+    h("h2", { className: "card-title" }, icon("models"), "Models over time"),
     h("ul", { className: "lanes-legend muted", "aria-hidden": "true" }, Object.entries(WORDS).map(([kind, words]) =>
       h("li", { key: kind }, h("span", { className: `lane-key lane-${kind}` }), words))),
     (known.since ?? from) > from ? h("p", { key: "cut", className: "muted" },

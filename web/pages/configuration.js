@@ -643,7 +643,9 @@ export class ConfigurationPage extends Component {
         h("h2", { className: "card-title" }, "models.ini"),
         h(CopyButton, { text, caption: "Copy", label: "Copy models.ini" })),
       h("div", { className: "card-body stack" },
-        h("pre", { className: "code code-block", tabIndex: 0, "aria-label": "models.ini" }, text || "Nothing yet."),
+        h("pre", {
+          className: "code code-block", tabIndex: 0, role: "group", "aria-label": "models.ini",
+        }, text || "Nothing yet."),
         h("p", { className: "field-hint" }, "All models' parameters as llama.cpp's presets, for other programs.")));
   }
 }
