@@ -1438,7 +1438,8 @@ class DatabaseFile(Statements):
             self.files = files_at(self.path)
             [row] = self.rows("SELECT MAX(timestamp) AS last FROM metrics WHERE resolution = 0 AND timestamp < ?",
                               (now_ms(),))
-            self.clock = TrustedClock(self.get_meta("clock", {}), row["last"] or now_ms())
+            self.ran_until: int = row["last"] or now_ms()
+            self.clock = TrustedClock(self.get_meta("clock", {}), self.ran_until)
         self.opened = True
 
     def connect(self, version: int | None = None) -> sqlite3.Connection:
@@ -7314,8 +7315,8 @@ class Pool:
 
 
 async def keep_schedules(dash: Dash) -> None:
-    """Do what is due at times of day, for as long as the program runs; after a sleep that of the last day."""
-    since = time.time()
+    """Do what is due at times of day; after a sleep, or when the program has not run, that of the last day."""
+    since = dash.db.ran_until / 1000
     while True:
         await asyncio.sleep(5.0)
         before, since = since, time.time()

@@ -8087,6 +8087,29 @@ async def test_a_schedule_pins_frees_and_says_what_it_could_not(tmp_path: Path) 
     dash.db.close()
 
 
+@run_async
+async def test_what_a_schedule_missed_while_the_program_was_down_is_done(
+        dash: StubDash, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In its order, so that all is as if it had run; but nothing that was due before."""
+    now, done, sleep = time.time(), list[str](), asyncio.sleep
+    dash.db.add_metrics({"cpu_usage": 1.0}, round(1000 * (now - 3 * 3600)))
+    with contextlib.closing(llamadash.Database(dash.db.path, repair=False)) as again:  # as at the next start
+        dash.db.ran_until = again.ran_until
+    dash.engine_config["schedules"] = [
+        {"action": action, "model": "tiny", "days": [*range(7)],
+         "at": time.strftime("%H:%M", time.localtime(now - 3600 * hours))}
+        for action, hours in (("unpin", 1), ("pin", 2), ("free", 5))]
+
+    async def do_scheduled(_dash: Any, action: str, _model: str) -> None:
+        done.append(action)
+    monkeypatch.setattr(llamadash, "do_scheduled", do_scheduled)
+    monkeypatch.setattr(asyncio, "sleep", lambda _seconds: sleep(0))
+    running = asyncio.create_task(llamadash.keep_schedules(dash))
+    await eventually(lambda: len(done) >= 2)
+    running.cancel()
+    assert done == ["pin", "unpin"]
+
+
 def test_a_preferred_model_comes_back_only_when_nobody_waits() -> None:
     """As long as another waits, also for another device, the memory is for that one."""
     world = World({"A": {"GPU1": 6}, "B": {"GPU1": 6}, "C": {"GPU0": 6}, "D": {"GPU0": 6}}, {"GPU0": 8, "GPU1": 8})
