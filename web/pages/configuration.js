@@ -488,7 +488,7 @@ export class ConfigurationPage extends Component {
           ...builds.map((build) => [build.id, buildName(build)])]),
       this.toggle(result, "autostart", "Start with llamadash", "Clients are served as soon as llamadash runs."),
       this.toggle(result, "check_releases", "Look for newer builds",
-        "Once a day, where an official build is installed."),
+        "Once a day, where there is a build of llama.cpp; GitHub is asked."),
       this.toggle(result, "check_models", "Look for newer models",
         "Once a day for each repository that models were downloaded from."));
   }
