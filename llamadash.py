@@ -3855,10 +3855,9 @@ LETTERS = dict(re.findall(r"(\S)(\S*)", (  # which read otherwise than their nam
 LETTER_NAME = (r"(\w+).* (?:LETTER|LIGATURE|SYLLABLE|SYLLABICS|CHARACTER|VOWEL SIGN) (?:(?:SMALL|CAPITAL|FINAL|SHORT|"
                r"OPEN|TURNED|REVERSED|DOTLESS|FARSI|SARA|CANDRA|GLOTTAL|PHARYNGEAL|[A-Z]+-CREE|DANTAJA|MUURDHAJA|TAALUJA|"
                r"(?:ALPA|MAHAA)PRAANA) )*([A-Z]+?)(?:YANNA)?(?![A-Z]).*")
-CONSONANTS = ("ADLAM", "ARABIC", "ARMENIAN", "COPTIC", "CYRILLIC", "GEORGIAN", "GREEK", "HEBREW", "LAO", "SYRIAC",
-              "THAANA", "THAI")
+CONSONANTS = "ADLAM|ARABIC|ARMENIAN|COPTIC|CYRILLIC|GEORGIAN|GREEK|HEBREW|LAO|SYRIAC|THAANA|THAI"
 # The readings of the common ideographs in GB 2312's order, which is that of the readings: how many have each final.
-PINYIN = [initial + final for initial, finals in re.findall(r"([a-z]*):(\w+)", (
+PINYIN = (initial + final for initial, finals in re.findall(r"([a-z]*):(\w+)", (
     ":a2ai13an9ang3ao9 b:a18ai8an15ang12ao17ei15en4eng6i24ian12iao4ie4in6ing9o19u11 c:a1ai11an7ang5ao5e5eng2 ch:a11ai3a"
     "n10ang13ao9e6en10eng15i16ong5ou12u16uai1uan7uang6ui5un7uo2 c:i12ong6ou1u4uan3ui8un3uo6 d:a6ai12an15ang5ao12e3eng7i"
     "19ian16iao9ie7ing9iu1ong10ou8u14uan6ui4un9uo12 :e13en1er8 f:a8an17ang11ei12en15eng15o1ou1u45 g:a2ai6an11ang9ao10e1"
@@ -3872,7 +3871,9 @@ PINYIN = [initial + final for initial, finals in re.findall(r"([a-z]*):(\w+)", (
     "ng4i15ian8iao5ie3ing10ong13ou4u11uan2ui6un3uo11 w:a7ai2an17ang10ei33en10eng3o9u29 x:i35ia13ian26iang20iao18ie21in1"
     "0ing15iong7iu9u19uan10ue6un14 y:a16an33ang17ao15e15i53in16ing18o1ong15ou20u45uan20ue10un12 z:a3ai7an4ang3ao14e4ei1"
     "en1eng4 zh:a14ai6an17ang15ao10e10en16eng15i43ong11ou14u26ua2uai1uan6uang7ui6un2uo11 z:i15ong7ou4u8uan2ui4un2uo8"))
-    for final, count in re.findall(r"(\D+)(\d+)", finals) for _ in range(int(count))]
+    for final, count in re.findall(r"(\D+)(\d+)", finals) for _ in range(int(count)))
+LETTERS |= zip(bytes(half for row in range(0xB0, 0xD8) for cell in range(0xA1, 0xFF) for half in (row, cell)).decode(
+    "gb2312", "ignore"), PINYIN, strict=False)
 
 
 class FoundFile(NamedTuple):
@@ -4273,20 +4274,13 @@ def slug(stem: str) -> str:
 def letter_reading(char: str, name: str) -> str:
     """How a character is read: by the tables, by the letter that it is made of, or by its `name` in Unicode."""
     plain = unicodedata.normalize("NFKD", char).encode("ascii", "ignore").decode()
-    reading, named = LETTERS.get(char.lower(), plain), re.fullmatch(LETTER_NAME, name)
+    reading, named, kind = LETTERS.get(char.lower(), plain), re.fullmatch(LETTER_NAME, name), unicodedata.category(char)
     if named and not reading and char.lower() not in LETTERS:  # the name of a letter begins with its sound
-        reading = re.findall("[^aeiou]+|." if named[1] in CONSONANTS else ".+", named[2].lower())[0]
+        reading = re.findall("[^aeiou]+|." if re.fullmatch(CONSONANTS, named[1]) else ".+", named[2].lower())[0]
     elif re.search("ANUSVARA|BINDU|BINDI|TIPPI", name):
-        return "n"
-    elif name.startswith("CJK UNIFIED"):
-        code = char.encode("gb2312", "ignore") or b"\0\0"
-        place = (code[0] - 0xB0) * 94 + code[1] - 0xA1
-        reading = PINYIN[place] if 0 <= place < len(PINYIN) else ""
-    elif unicodedata.category(char) == "So":
-        return f" {name.lower()} "
-    if not reading and unicodedata.category(char) == "Lo":
-        return f" u{ord(char):x} "
-    return reading.capitalize() if char.isupper() else reading or " " * (unicodedata.category(char)[0] in "PZ")
+        reading = "n"
+    other = {"So": f" {name.lower()} ", "Lo": f" u{ord(char):x} "}.get(kind, " " * (kind[0] in "PZ"))
+    return reading.capitalize() if char.isupper() else reading or other
 
 
 def free_id(stem: str, taken: dict[str, int]) -> str:
