@@ -5751,7 +5751,7 @@ CAUSES = (
      "A part of the model is missing, renamed or of another model"),
     (r'error while handling argument "(-{0,2}[\w-]{1,64})": (.{1,200})',
      "This build does not take this value of {} ({}): choose another, or a newer build"),
-    (r"^(?:error: )?(?:error: )?invalid argument: (\S{1,99})", "This build has no option {}: choose a newer one"),
+    (r"^(?:error: ){0,2}(?:invalid|unknown) argument: (\S{1,99})", "This build has no option {}: choose a newer one"),
     (r"ddress already in use|couldn't bind HTTP", "The engine's port was taken: load the model again"),
     (r"mmap failed: (?!Cannot allocate)(.{1,99})",
      "The file cannot be mapped from its disk ({}): choose none for “How the file is read”"),

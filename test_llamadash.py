@@ -6791,6 +6791,7 @@ GDB = "[New LWP 2983]\n" * 300 + "This GDB supports auto-downloading debuginfo\n
      "does not take this value of --cache-type-k (Unsupported cache type: q3)"),
     ('error while handling argument "-c": stoi', "does not take this value of -c (stoi)"),
     ("error: invalid argument: --nonsense", "This build has no option --nonsense"),
+    ("error: unknown argument: --kv-unified", "This build has no option --kv-unified"),
     ("E srv  start: couldn't bind HTTP server socket, hostname: 127.0.0.1, port: 8080", "port was taken"),
     ("E llama_model_load: error loading model: mmap failed: No such device", "be mapped from its disk (No such dev"),
     ("E error loading model: mmap failed: Cannot allocate memory", "Main memory ran out"),
