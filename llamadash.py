@@ -7195,23 +7195,7 @@ class Pool:
                 instance.gone.set()
                 if error and not instance.ready.is_set() and BUILD_FAULT.search(error):
                     with contextlib.suppress(DashError):
-                        await self.take_build_back(unit.name, instance.build)
-
-    async def take_build_back(self, entry: str, build: Build) -> None:
-        """Return to the build that a model last ran with, where the one that took its place cannot start it."""
-        builds, own = self.dash.builds, self.dash.db.get_model(entry)["build"]
-        good = builds.builds.get(str(self.dash.db.get_meta("proven_builds", {}).get(entry)))
-        if good is None or good.problem or good.id == build.id or "given" in (good.id, build.id) or self.stopping:
-            return
-        if own == build.id:
-            await self.dash.change_models({entry: {"build": good.id}})
-        elif builds.default(self.dash.engine_config) is build:
-            await apply_config(self.dash, None, {"build": good.id})
-        else:  # another one was chosen meanwhile
-            return
-        self.dash.gateway.warn("build", f"{build.id} could not start {entry}, which {good.id} had run: "
-                               f"{good.id} is used again.")
-        await self.load(entry, f"{build.id} could not start it")
+                        await take_build_back(self.dash, unit.name, instance.build)
 
     def prepared(self, unit: Unit) -> Instance:
         """The instance that a unit's plan asks for, not started yet."""
@@ -7306,6 +7290,23 @@ class Pool:
         for instance in instances:
             if instance.process and not instance.gone.is_set():
                 kill_group(instance.process.pid)
+
+
+async def take_build_back(dash: Dash, entry: str, build: Build) -> None:
+    """Return to the build that a model last ran with, where the one that took its place cannot start it."""
+    builds, own = dash.builds, dash.db.get_model(entry)["build"]
+    good = builds.builds.get(str(dash.db.get_meta("proven_builds", {}).get(entry)))
+    if good is None or good.problem or good.id == build.id or "given" in (good.id, build.id) or dash.pool.stopping:
+        return
+    if own == build.id:
+        await dash.change_models({entry: {"build": good.id}})
+    elif builds.default(dash.engine_config) is build:
+        await apply_config(dash, None, {"build": good.id})
+    else:  # another one was chosen meanwhile
+        return
+    dash.gateway.warn("build", f"{build.id} could not start {entry}, which {good.id} had run: "
+                           f"{good.id} is used again.")
+    await dash.pool.load(entry, f"{build.id} could not start it")
 
 
 async def keep_schedules(dash: Dash) -> None:

@@ -13063,7 +13063,7 @@ async def test_a_build_that_cannot_start_a_model_is_taken_back(tmp_path: Path) -
         assert (await dash.is_status("a", "loaded"))["runtime"]["build"] == "b1"
         assert (dash.db.get_model("a")["build"], dash.engine_config["build"]) == ("b1", "b1")
         dash.db.set_meta("proven_builds", {"a": {"id": "b2"}})  # as no version saves it
-        await dash.pool.take_build_back("a", dash.builds.get("b1"))
+        await llamadash.take_build_back(dash, "a", dash.builds.get("b1"))
         assert dash.engine_config["build"] == "b1"
 
 
