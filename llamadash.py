@@ -7304,8 +7304,7 @@ async def take_build_back(dash: Dash, entry: str, build: Build) -> None:
         await apply_config(dash, None, {"build": good.id})
     else:  # another one was chosen meanwhile
         return
-    dash.gateway.warn("build", f"{build.id} could not start {entry}, which {good.id} had run: "
-                           f"{good.id} is used again.")
+    dash.gateway.warn("build", f"{build.id} could not start {entry}, which {good.id} had run: {good.id} is used again.")
     await dash.pool.load(entry, f"{build.id} could not start it")
 
 
