@@ -3,7 +3,7 @@ import { test } from "node:test";
 import "./dom.mjs";
 const { DeviceMemory, divided } = await import("../../web/components/device-memory.js");
 const { ModelsInMemory, Queue, contextInUse, idleSince } = await import("../../web/components/residency.js");
-const { loadingStage, nextWords, reasonWords } = await import("../../web/components/model-status.js");
+const { inMemoryFirst, loadingStage, nextWords, reasonWords } = await import("../../web/components/model-status.js");
 const { energy, tokenRate, until } = await import("../../web/core/format.js");
 
 const GIB = 2 ** 30;
@@ -20,6 +20,11 @@ test("what happens next is said with the time that is left", () => {
   assert.equal(until(null), "–");
   assert.equal(reasonWords("by hand"), "manually");
   assert.equal(reasonWords("evicted for B"), "evicted for B");
+});
+
+test("lists to choose from begin with what is in memory", () => {
+  const models = ["unloaded", "loaded", "failed", "loading"].map((status, at) => ({ id: at, status }));
+  assert.deepEqual(inMemoryFirst(models).map(({ id }) => id), [1, 3, 0, 2]);
 });
 
 test("a load says what it is at", () => {

@@ -3,6 +3,8 @@ import { bytes, dateTime, rowTime } from "../core/format.js";
 import { CopyButton } from "./copy-button.js";
 import { Dialog } from "./dialog.js";
 import { icon } from "./icon.js";
+import { MANY_MODELS, ModelSelect } from "./model-select.js";
+import { inMemoryFirst } from "./model-status.js";
 import { emptyState } from "./states.js";
 import { toast } from "./toast.js";
 
@@ -104,7 +106,8 @@ export class Captures extends Component {
   /** The models of this machine, then those of upstreams. @returns {Json[]} */
   models() {
     const { state } = this.props;
-    const own = /** @type {Json[]} */ (state.get("models") ?? []).filter(({ missing }) => !missing);
+    const known = /** @type {Json[]} */ (state.get("models") ?? []);
+    const own = inMemoryFirst(known.filter(({ missing }) => !missing));
     const upstreams = /** @type {Json[]} */ (state.get("engine")?.upstreams ?? []);
     return [...own, ...upstreams.flatMap(({ models = [] }) => models.map((/** @type {Json} */ { id }) => (
       { id, name: id })))];
@@ -126,10 +129,15 @@ export class Captures extends Component {
   form() {
     const models = this.models();
     return h("form", { key: "form", className: "row capture-form" },
-      h("select", {
-        className: "select", "aria-label": "Model", value: this.state.model || models[0]?.id,
-        dataset: { capture: "model" },
-      }, models.map((/** @type {Json} */ { id, name }) => h("option", { key: id, value: id }, name))),
+      models.length > MANY_MODELS
+        ? h(ModelSelect, {
+          key: "pick", state: this.props.state, label: "Model", value: this.state.model || models[0].id, models,
+          dataset: { capture: "model" },
+        })
+        : h("select", {
+          className: "select", "aria-label": "Model", value: this.state.model || models[0]?.id,
+          dataset: { capture: "model" },
+        }, models.map((/** @type {Json} */ { id, name }) => h("option", { key: id, value: id }, name))),
       h("select", {
         className: "select", "aria-label": "For how long", value: this.state.hours, dataset: { capture: "hours" },
       }, HOURS.map((hours) => h("option", { key: hours, value: String(hours) },

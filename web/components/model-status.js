@@ -17,6 +17,12 @@ const STATUSES = {
 /** The statuses of models that take memory. */
 export const IN_MEMORY = ["loaded", "loading", "stopping"];
 
+/** Those in memory, then all others, each as they come. @template {Record<string, any>} T @param {T[]} models */
+export function inMemoryFirst(models) {
+  const place = (/** @type {T} */ { status }) => (IN_MEMORY.includes(status) ? 0 : 1);
+  return [...models].sort((one, other) => place(one) - place(other));
+}
+
 /** @type {Record<string, string>} what the engine calls them */
 const STAGES = {
   text_model: "Reading weights", spec_model: "Reading the draft model", mmproj_model: "Reading the projector",

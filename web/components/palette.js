@@ -7,7 +7,7 @@ import { fuzzyScore } from "../core/fuzzy.js";
 import { stylesheet } from "../core/router.js";
 import { Dialog } from "./dialog.js";
 import { fitWords, needOf } from "./fit-badge.js";
-import { statusLabel } from "./model-status.js";
+import { inMemoryFirst, statusLabel } from "./model-status.js";
 import { Picker } from "./picker.js";
 import { toast } from "./toast.js";
 
@@ -96,12 +96,12 @@ export function pickModel({ state, title, models = () => state.get("models") ?? 
   }));
 }
 
-/** @param {Json[]} models @param {any[]} [devices] @returns {Entry[]} favourites and those in use first */
+/** @param {Json[]} models @param {any[]} [devices] @returns {Entry[]} those in memory and in use first */
 function modelChoices(models, devices) {
   const used = (/** @type {Json} */ model) => past(model.last_used_at);
   const list = [...models].sort((a, b) => Number(b.favorite) - Number(a.favorite) || used(b) - used(a)
     || a.name.localeCompare(b.name));
-  return list.map((model) => ({
+  return inMemoryFirst(list).map((model) => ({
     id: model.id, title: model.name, detail: kindWords(model), iconName: model.favorite ? "star-filled" : "models",
     note: [fitWords(needOf(model), devices), model.last_used_at && relativeTime(model.last_used_at)]
       .filter(Boolean).join(" · "),
