@@ -7821,7 +7821,8 @@ class Requests:
             if finished:
                 await self.dash.chore("requests", self.dash.db.add_requests, finished)  # they are worth no more trouble
             for row in finished[-20:]:  # clients fetch older ones when they need them
-                await self.dash.broadcast("requests:finished", {"request": row})
+                told = {name: row[name] for name in REQUEST_COLUMNS}
+                await self.dash.broadcast("requests:finished", {"request": told})
         if self.active or self.shown:
             self.dash.pool.changed.set()  # there is more to tell, in a moment
         if now - self.published_at < 0.5:
