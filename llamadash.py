@@ -1691,7 +1691,7 @@ class ModelRows(DatabaseFile):
         """The model of this id, or NotFound; that says so, too, where its file is gone."""
         model = self.get_model(id)
         if model["missing"]:
-            raise NotFound(f"the file of {id} is gone: {model['path']}")
+            raise NotFound(f"The file of {id} is gone: {model['path']}")
         return model
 
     def write_models(self, new: Sequence[Json], changed: Sequence[Json], *, revised: bool = True) -> None:
@@ -9297,7 +9297,6 @@ class Chat:
     progress: Json = field(default_factory=dict)  # on the way to the first token
     first: float | None = None  # when the first token came
     saved: float = 0.0
-    stopped: bool = False  # by somebody
     finish_reason: str | None = None
     task: asyncio.Task[Any] | None = None
 
@@ -9367,12 +9366,12 @@ class Chats:
         chat.task.add_done_callback(lambda _: self.all.get(chat.id) is chat and self.all.pop(chat.id))
         return chat.id
 
-    def cancel(self, client: str, chat_id: str) -> bool:
+    def cancel(self, client: str, chat_id: str, cause: str = "Stopped in the chat.") -> bool:
         """Stop an answer of this client; whether there was one."""
         chat = self.all.get(chat_id)
         if chat is None or chat.client not in ("", client) or chat.task is None:
             return False
-        chat.stopped = True
+        chat.call.cancelled_for = "cancelled", cause, None
         chat.task.cancel()  # closes the connection, which frees the slot
         return True
 
@@ -9381,7 +9380,7 @@ class Chats:
         self.followers.pop(client, None)
         self.attachments.parts.pop(client, None)
         for chat in [chat for chat in self.all.values() if chat.client == client]:
-            self.cancel(client, chat.id)
+            self.cancel(client, chat.id, "The client left.")
 
     async def run(self, chat: Chat, body: Json) -> None:
         """One answer, from the request to chat:done or chat:error."""
@@ -9396,9 +9395,9 @@ class Chats:
                     try:
                         chat.take(event)
                     except MALFORMED as problem:
-                        raise EngineFailed("The engine's answer is not understood") from problem
+                        raise EngineFailed("The engine's answer is not understood.") from problem
                 if not chat.finish_reason:
-                    raise EngineFailed("the engine ended the answer before it was complete")
+                    raise EngineFailed("The engine ended the answer before it was complete.")
         except asyncio.CancelledError:  # which is told, and then this task is over
             chat.finish_reason = "cancelled"
         except DashError as problem:
@@ -9409,7 +9408,7 @@ class Chats:
         if chat.message:
             self.all.pop(chat.id, None)
             context = (self.dash.state_of_entry(chat.call.model).get("runtime") or {}).get("n_ctx")
-            ended = "done" if chat.finish_reason != "cancelled" else "stopped" if chat.stopped else "cut"
+            ended = "done" if chat.finish_reason != "cancelled" else "stopped" if chat.call.cancelled_for else "cut"
             chat.message |= {"status": "failed" if error else ended, "tool_calls": [*chat.calls.values()],
                              "error": error and error.as_json(),
                              "stats": {**chat.outcome(), "context": context, "energy": None, "cost": None}}

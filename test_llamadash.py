@@ -8569,6 +8569,7 @@ async def test_two_chats_at_once_and_a_cancelled_one(tmp_path: Path, smollm2: Pa
         await eventually(lambda: dash.events(long, "chat:done"))
         assert dash.events(long, "chat:done")[0]["finish_reason"] == "cancelled"
         await eventually(lambda: dash.db.requests()[0]["status"] == "cancelled")
+        assert dash.db.requests()[0]["error"] == "Stopped in the chat."
 
         def idle() -> bool:
             return dash.requests.counters()["requests_processing"] == 0
