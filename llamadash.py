@@ -698,10 +698,9 @@ class Access:
 
     async def key(self) -> str:
         """The access key as the file has it now: another process may have replaced it. One taken away is put back."""
-        folder = self.dash.config.data_dir
         try:
-            self.last_key = await self.dash.library.probes.call(
-                "access-key", functools.partial(access_key, folder, known=self.last_key), FOLDER_LIMIT)
+            self.last_key = await self.dash.library.probes.call("access-key", functools.partial(
+                access_key, self.dash.config.data_dir, known=self.last_key), FOLDER_LIMIT)
         except (OSError, Unreachable) as problem:
             if not self.last_key:
                 raise
@@ -2502,7 +2501,7 @@ def clean_text(text: str) -> str:
 def shortened(text: str, limit: int) -> str:
     """The first `limit` bytes of `text`, and how many more there are."""
     more = len(encoded := text.encode("utf-8", "replace")) - limit
-    return text if more <= 0 else f"{encoded[:limit].decode('utf-8', 'ignore')} … ({more} more bytes)"
+    return encoded.decode() if more <= 0 else f"{encoded[:limit].decode('utf-8', 'ignore')} … ({more} more bytes)"
 
 
 class GGUFReader:
@@ -5950,8 +5949,7 @@ class EngineOutput:
         elif line.startswith(b'{"type":"fit_memory_breakdown"'):
             self.accounted = [*self.accounted[:MAX_ACCOUNTED], memory_breakdown(line)]
         elif line and not line.startswith(b"[New LWP "):  # of a debugger, one for each thread
-            if len(line) > MAX_LOG_LINE:
-                line = shortened(line.decode("utf-8", "replace"), MAX_LOG_LINE).encode()
+            line = shortened(line.decode("utf-8", "replace"), MAX_LOG_LINE).encode()
             if not re.match(rb"#\d+ ", line):  # nor the many calls that led to the end
                 self.lines.append(line)
             if self.limiter.allows(self.name, self.heard_at, len(line)):
@@ -11250,8 +11248,7 @@ class JournalHandler(logging.Handler):
             text = f"a message that cannot be shown: {record.msg!r}"
         # What a library has to say, others choose.
         text = shortened(text, MAX_LINE) if record.name == log.name else shortened(f"{record.name}: {text}", 500)
-        size = len(text.encode("utf-8", "replace"))
-        if not self.limiter.allows(f"{record.name} (line {record.lineno})", time.monotonic(), size):
+        if not self.limiter.allows(f"{record.name} (line {record.lineno})", time.monotonic(), len(text.encode())):
             return
         level = record.levelname.lower() if record.levelname.lower() in LOG_LEVELS else "error"
         entries = [("warning", f"{count} more messages of {name} were left out")
@@ -12173,16 +12170,13 @@ class LimitedProtocol(asyncio.BufferedProtocol):
 
 
 class ListenerLog(logging.LoggerAdapter):  # type: ignore[type-arg]  # which takes no argument in Python 3.10
-    """What aiohttp's server has to log: what the other side did wrong is counted instead."""
-
-    def __init__(self, refused: collections.Counter[str]) -> None:
-        super().__init__(log, {})
-        self.refused = refused
+    """What aiohttp's server has to log: what the other side did wrong is counted instead, in `extra`."""
+    extra: Any
 
     def log(self, level: int, msg: object, *args: Any, exc_info: Any = None, **options: Any) -> None:
         """Log what is a fault of ours."""
         if isinstance(exc_info, HttpProcessingError | web.RequestPayloadError):
-            self.refused["malformed HTTP requests"] += 1
+            self.extra["malformed HTTP requests"] += 1
         else:
             super().log(level, msg, *args, exc_info=exc_info, **options)
 
@@ -12947,8 +12941,7 @@ class Dash:
             self.tls = await asyncio.to_thread(tls_context, self.config.tls_cert, self.config.tls_key)
             if self.tls:  # for each connection the one that was read last
                 self.tls.sni_callback = lambda connection, _name, _first: setattr(connection, "context", self.tls)
-            place = self.config.host, self.config.port
-            await listen(stack, self.web.handle, self.web.limits, *place, tls=self.tls)
+            await listen(stack, self.web.handle, self.web.limits, self.config.host, self.config.port, tls=self.tls)
             if self.config.prometheus:
                 limits = ConnectionLimits(self.hub.refused, per_address=16, exempt=())
                 await listen(stack, self.web.metrics, limits, *self.config.prometheus, option="--prometheus")
@@ -13022,7 +13015,7 @@ async def listen(stack: contextlib.AsyncExitStack, handler: Callable[[web.BaseRe
                  tls: ssl.SSLContext | None = None, **options: Any) -> asyncio.Server:
     """Serve by `handler` until `stack` ends, and `grace` s longer; DashError with an `exit_code` where that fails."""
     # without an application, whose router takes a moment for each slash of a path
-    http = web.Server(handler, logger=ListenerLog(limits.refused), access_log=None, handler_cancellation=True,
+    http = web.Server(handler, logger=ListenerLog(log, limits.refused), access_log=None, handler_cancellation=True,
                       keepalive_timeout=KEEPALIVE_TIME, **{"max_line_size": 2048, "lingering_time": 0, **options})
     runner = web.ServerRunner(http, shutdown_timeout=grace)
     await runner.setup()
@@ -13557,18 +13550,16 @@ async def serve_until_stopped(config: Config, lock: FolderLock) -> int:
     stop, loop, running = asyncio.Event(), asyncio.get_running_loop(), list[Dash]()
     watch_signals(lambda: loop.call_soon_threadsafe(stop.set), lambda: leave(*running))
     loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(32))  # some ask for a name's address, for long
-    limiter, early = LogLimiter(), list[logging.LogRecord]()
-    keep: Any = early.append  # from stderr, which may be full, as it returns None
-    log.addFilter(keep)
-    dash = await asyncio.to_thread(Dash, config, lock)  # which reads files
-    log.removeFilter(keep)
+    early: Any = []  # what is said before there is a journal: none of it to stderr, which may be full
+    log.addFilter(early.append)
+    limiter, dash = LogLimiter(), await asyncio.to_thread(Dash, config, lock)  # which reads files
+    log.removeFilter(early.append)
     running.append(dash)
 
     def uncaught(_loop: asyncio.AbstractEventLoop, context: Json) -> None:
         problem, message = context.get("exception"), str(context.get("message"))
-        gone = isinstance(problem, ConnectionError | TimeoutError | ssl.SSLError)  # a peer that has gone is no news
-        late = stop.is_set() and isinstance(problem, AssertionError)  # asyncio's: one that came as its listener closed
-        if not (gone or late) and limiter.is_new(message, problem):
+        gone = (ConnectionError, TimeoutError, ssl.SSLError, *[AssertionError] * stop.is_set())  # or came too late
+        if not isinstance(problem, gone) and limiter.is_new(message, problem):
             log.error("%s: %r", message, problem)
 
     def ready(port: int) -> None:
