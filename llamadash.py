@@ -1357,8 +1357,7 @@ class Statements:
     @contextlib.contextmanager
     def begun(self) -> Iterator[None]:
         """Hold our lock and the file's. A thread that finds the file's taken lets others read while it tries again."""
-        patient = threading.current_thread() is not threading.main_thread()
-        ends = time.monotonic() + (BUSY_TIMEOUT if patient else 0)
+        ends = time.monotonic() + (BUSY_TIMEOUT if threading.current_thread() is not threading.main_thread() else 0)
         while True:
             with self.lock:
                 try:
@@ -2150,8 +2149,7 @@ class Database(ModelRows, MetricRows, RequestRows, AccessRows, ConversationRows)
             rows += self.read(f"SELECT id, timestamp, level, source, message FROM logs {where} "
                               f"ORDER BY id {order} LIMIT ?", [*values, limit + 1])
         rows.sort(key=lambda row: row["id"], reverse=after is None)
-        found = sorted(map(dated, rows[:limit]), key=lambda row: row["id"], reverse=True)
-        return found, len(rows) > limit
+        return sorted(map(dated, rows[:limit]), key=lambda row: row["id"], reverse=True), len(rows) > limit
 
     def log_counts(self, parts: int, **filters: Any) -> Json:
         """{from, bucket (ms), counts: [[at, level, source, count, first id]]} of the newest entries; for threads."""
@@ -2179,8 +2177,7 @@ class Database(ModelRows, MetricRows, RequestRows, AccessRows, ConversationRows)
     def save_config(self, revision: int, changes: Json, current: Json | None = None, *, reset: bool = False) -> None:
         """Save configuration values; Conflict with `current` where `revision` is not the newest."""
         with self.transaction() as db:
-            newest = self.config()["revision"]
-            if newest != revision:
+            if self.config()["revision"] != revision:
                 raise Conflict("The configuration was changed by somebody else.", current=current)
             if reset:
                 db.execute("DELETE FROM server_config")
@@ -4734,8 +4731,7 @@ async def models_estimate(dash: Dash, *, id: ModelId, parameters: dict[str, Any]
     parameters = {**dash.engine_config["defaults"], **own}
     header = await dash.library.header(row, parameters)
     await dash.pool.memory.read()
-    memories = dash.pool.memory.devices(dash.pool.entries.build(row))
-    return {**estimate_memory(row, parameters, memories, header),
+    return {**estimate_memory(row, parameters, dash.pool.memory.devices(dash.pool.entries.build(row)), header),
             "last": {key: (row["memory_correction"] or {}).get(key) for key in ("estimated", "taken", "ledger")}}
 
 
@@ -4827,8 +4823,7 @@ class Parameter(NamedTuple):
 def is_file_inside(path: Path, folders: list[Path]) -> bool:
     """Whether `path` is a file in one of `folders`, and a link there leads to a file in one of them as well."""
     roots = [os.path.realpath(folder) for folder in folders]
-    entry = os.path.join(os.path.realpath(path.parent), path.name)
-    places = (entry, os.path.realpath(path))
+    places = (os.path.join(os.path.realpath(path.parent), path.name), os.path.realpath(path))
     return os.path.isfile(path) and all(any(within(place, root) for root in roots) for place in places)
 
 
@@ -5301,8 +5296,7 @@ def preset_changes(models: list[Json], text: str, folders: list[Path],
                             **({"path": old["path"], "created": True} if "created" in old else {})})
     absent = {name: preset_file(name, texts) for name, texts in named.items() if name not in targets}
     warnings += [f"[{name}]: there is no such model in the library; download it, or add its folder" for name in absent]
-    downloads = [file for file in dict.fromkeys(absent.values()) if preset_source(file)]
-    return changes, warnings, downloads
+    return changes, warnings, [file for file in dict.fromkeys(absent.values()) if preset_source(file)]
 
 
 # -- Builds ---------------------------------------------------------------------------------------
@@ -5490,8 +5484,7 @@ def embedded_python() -> str | None:
     """The Python that has the embedded engine: this one, or the one in data/venv."""
     if importlib.util.find_spec(EMBEDDED_PACKAGE):
         return sys.executable
-    has_it = any(VENV.glob(f"lib/python*/site-packages/{EMBEDDED_PACKAGE}/__init__.py"))
-    return str(VENV_PYTHON) if has_it else None
+    return str(VENV_PYTHON) if any(VENV.glob(f"lib/python*/site-packages/{EMBEDDED_PACKAGE}/__init__.py")) else None
 
 
 def build_of(id: str, program: str, problem: str | None = None) -> Build:
@@ -6370,8 +6363,7 @@ class Unit:
 
     def idle_for(self, now: float) -> float:
         """Seconds since it had something to do; negative while it has."""
-        busy = self.status != "loaded" or self.active or self.waiting
-        return -1.0 if busy else now - self.used_at
+        return -1.0 if self.status != "loaded" or self.active or self.waiting else now - self.used_at
 
     def waiting_reason(self) -> str:
         """Why its requests wait."""
@@ -6668,8 +6660,7 @@ class Residency:
                     self.stop(unit, "idle")
                 self.admit(unit, now)  # before others look for room: what was loaded for somebody serves him
                 self.refuse_overdue(unit, now)
-                absent = unit.pinned and not (unit.resident or unit.wish or unit.dismissed)
-                if absent and unit.failures < CRASH_LIMIT:
+                if unit.pinned and not (unit.resident or unit.wish or unit.dismissed) and unit.failures < CRASH_LIMIT:
                     unit.wish = now, "pinned"
             if unit.waits and not unit.wanted:
                 self.end_wait(unit)
@@ -7795,8 +7786,7 @@ class Requests:
     def under_way(self) -> list[Json]:
         """The rows of the requests under way, the oldest first, each with why it waits."""
         reasons = {item["id"]: item["reason"] for item in self.queue()}
-        calls = list(self.active.values())[:MAX_ACTIVE_TOLD]
-        return [{**call.row(), "reason": reasons.get(call.id)} for call in calls]
+        return [{**call.row(), "reason": reasons.get(call.id)} for call in list(self.active.values())[:MAX_ACTIVE_TOLD]]
 
     def queue(self) -> list[Json]:
         """Who waits for which model, since when and why; the requests note it as well."""
@@ -8588,8 +8578,7 @@ class Routing:
             found = self.dash.entry_of(named) or (named if self.dash.upstreams.find(named) else None)
         else:
             loaded = [unit.name for unit in self.dash.pool.residency.units.values() if unit.status == "loaded"]
-            default = self.dash.engine_config["default_model"]
-            found = loaded[0] if len(loaded) == 1 else self.dash.entry_of(default)
+            found = loaded[0] if len(loaded) == 1 else self.dash.entry_of(self.dash.engine_config["default_model"])
         if found and (allowed is None or found in allowed):
             return found
         known = {*self.dash.pool.entries.names.values(), *(item["id"] for item in self.dash.upstreams.listed())}
@@ -13182,9 +13171,8 @@ DOCUMENT_FIELDS: dict[str, Any] = {
 async def system_export(dash: Dash) -> Json:
     """Everything but history, as one document: settings, configuration and each model's parameters."""
     models = [{key: row[key] for key in IMPORT_FIELDS} for row in dash.db.models()]
-    config = good_config(dash.db.config())
     return {"document": {"format": "llamadash", "version": 1, "exported_at": now_ms(),
-                         "settings": dash.settings, "config": config, "models": models}}
+                         "settings": dash.settings, "config": good_config(dash.db.config()), "models": models}}
 
 
 @on("system:import", error="IMPORT_SYSTEM_FAILED", cost=40)
@@ -13309,8 +13297,7 @@ def bare_host(text: str) -> str | None:
 def proxy_network(text: str) -> str | None:
     """An address or a network, but not that of everybody."""
     network = ipaddress.ip_network(text if "/" in text else bare_address(text.strip("[]")))
-    unlimited = network.network_address.is_unspecified
-    return None if unlimited else str(network).removesuffix(f"/{network.max_prefixlen}")
+    return None if network.network_address.is_unspecified else str(network).removesuffix(f"/{network.max_prefixlen}")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
