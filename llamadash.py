@@ -12084,8 +12084,8 @@ class ConnectionLimits:
     exempt: tuple[str, ...]
     total: float = math.inf
     port: int = 0
-    count: int = 0
-    open: collections.Counter[str] = field(default_factory=collections.Counter)  # by address
+    tls: ssl.SSLContext | None = None  # for https; what is put here later serves new connections
+    open: dict[str, set[LimitedProtocol]] = field(default_factory=dict)  # by address
     buffer: memoryview = field(default_factory=lambda: memoryview(bytearray(READ_AT_ONCE[1])))  # for one after another
 
 
@@ -12094,7 +12094,7 @@ class LimitedProtocol(asyncio.BufferedProtocol):
 
     def __init__(self, limits: ConnectionLimits, server: web.Server) -> None:
         self.limits, self.server = limits, server
-        self.http = asyncio.Protocol()  # does nothing, unless it is accepted
+        self.http: Any = asyncio.Protocol()  # does nothing, unless it is accepted
         self.deadline: asyncio.TimerHandle | None = None
         self.expected: float = MAX_HEAD  # bytes that may still come, until a request or a login changes that
         self.block = READ_AT_ONCE[0]
@@ -12106,19 +12106,34 @@ class LimitedProtocol(asyncio.BufferedProtocol):
         address = plain_address(peer[0] if isinstance(peer, tuple) else "") or "?"
         self.address = counted_address(address)
         limits = self.limits
-        limits.count += 1
-        limits.open[self.address] += 1
-        if limits.count > limits.total or (limits.open[self.address] > limits.per_address
-                                           and not is_trusted(address, limits.exempt)):
+        theirs = limits.open.setdefault(self.address, set())
+        theirs.add(self)
+        if sum(map(len, limits.open.values())) > limits.total or (
+                len(theirs) > limits.per_address and not is_trusted(address, limits.exempt)):
             limits.refused["connections too many"] += 1
             self.transport.write(CONNECTION_REFUSED)
             self.transport.close()
             return
         self.deadline = asyncio.get_running_loop().call_later(REQUEST_DEADLINE, self.expire, "without a request")
+        self.beginning = asyncio.ensure_future(self.begin())
+
+    async def begin(self) -> None:
+        """Let aiohttp's server answer, by https where that is wanted: it takes 256 kB, which no refused one costs."""
+        early = list[bytes]()  # what comes with the last words of the handshake
+        self.http = types.SimpleNamespace(data_received=early.append, connection_lost=lambda _: None)
+        try:
+            if self.limits.tls:
+                self.transport = await asyncio.get_running_loop().start_tls(  # type: ignore[assignment]
+                    self.transport, self, self.limits.tls, server_side=True)
+        except OSError:
+            self.connection_lost(None)  # which Python 3.10 does not tell
+            return
         self.http = self.server()
         for name in ("eof_received", "pause_writing", "resume_writing"):
             setattr(self, name, getattr(self.http, name))
-        self.http.connection_made(transport)
+        self.http.connection_made(self.transport)
+        for data in early:
+            self.http.data_received(data)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the next bytes go."""
@@ -12149,13 +12164,13 @@ class LimitedProtocol(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
-        self.limits.count -= 1
-        self.limits.open[self.address] -= 1
-        if not self.limits.open[self.address]:
-            del self.limits.open[self.address]
+        theirs = self.limits.open.get(self.address, {self})
+        theirs.discard(self)
+        if not theirs:
+            self.limits.open.pop(self.address, None)
         if self.deadline:
             self.deadline.cancel()
-            self.http.connection_lost(exc)
+        self.http.connection_lost(exc)
 
 
 class ListenerLog(logging.LoggerAdapter):  # type: ignore[type-arg]  # which takes no argument in Python 3.10
@@ -12793,7 +12808,6 @@ class Dash:
         self.benchmarks: dict[str, Json] = {}  # how far those under way are, by model
         self.web = WebServer(self)
         self.gateway = Gateway(self)
-        self.tls: ssl.SSLContext | None = None  # of the dashboard's own listener, where that speaks https
         self.pool.sync()
 
     # values
@@ -12927,10 +12941,8 @@ class Dash:
             for record in early:
                 log.handle(record)
             self.web.limits.total = 0.75 * allow_open_files(OPEN_FILES)  # database, engine and files need the rest
-            self.tls = await asyncio.to_thread(tls_context, self.config.tls_cert, self.config.tls_key)
-            if self.tls:  # for each connection the one that was read last
-                self.tls.sni_callback = lambda connection, _name, _first: setattr(connection, "context", self.tls)
-            await listen(stack, self.web.handle, self.web.limits, self.config.host, self.config.port, tls=self.tls)
+            self.web.limits.tls = await asyncio.to_thread(tls_context, self.config.tls_cert, self.config.tls_key)
+            await listen(stack, self.web.handle, self.web.limits, self.config.host, self.config.port)
             if self.config.prometheus:
                 limits = ConnectionLimits(self.hub.refused, per_address=16, exempt=())
                 await listen(stack, self.web.metrics, limits, *self.config.prometheus, option="--prometheus")
@@ -13001,7 +13013,7 @@ class Dash:
 
 async def listen(stack: contextlib.AsyncExitStack, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
                  limits: ConnectionLimits, host: str, port: int, *, option: str = "--port", grace: float = 0.1,
-                 tls: ssl.SSLContext | None = None, **options: Any) -> asyncio.Server:
+                 **options: Any) -> asyncio.Server:
     """Serve by `handler` until `stack` ends, and `grace` s longer; DashError with an `exit_code` where that fails."""
     # without an application, whose router takes a moment for each slash of a path
     http = web.Server(handler, logger=ListenerLog(log, limits.refused), access_log=None, handler_cancellation=True,
@@ -13011,8 +13023,7 @@ async def listen(stack: contextlib.AsyncExitStack, handler: Callable[[web.BaseRe
     stack.push_async_callback(runner.cleanup)
     try:
         server = await asyncio.get_running_loop().create_server(
-            functools.partial(LimitedProtocol, limits, http), host, port, ssl=tls,
-            ssl_handshake_timeout=REQUEST_DEADLINE if tls else None, backlog=16)  # which are accepted at once
+            functools.partial(LimitedProtocol, limits, http), host, port, backlog=16)  # which are accepted at once
     except OSError as problem:
         if problem.errno not in (errno.EADDRINUSE, errno.EACCES):
             raise DashError(f"{host} ({option.replace('port', 'host')}) is not an address of this machine now: "
@@ -13071,8 +13082,9 @@ async def keep_house(dash: Dash) -> None:
             dash.event("backup", reason=made.name)
         await dash.chore("deletion of what is too old", dash.db.prune, dash.settings)
         # one that was renewed, where the pair fits, serves connections from now on
-        dash.tls = await dash.chore("the certificate is not renewed", tls_context, dash.config.tls_cert,
-                                    dash.config.tls_key, place=str(dash.config.tls_cert)) or dash.tls
+        dash.web.limits.tls = await dash.chore(
+            "the certificate is not renewed", tls_context, dash.config.tls_cert, dash.config.tls_key,
+            place=str(dash.config.tls_cert)) or dash.web.limits.tls
         await dash.chore("attachments", lambda: dash.chats.attachments.delete_unnamed(
             dash.db.attachments(), dash.db.clock))
         await dash.downloads.look_for_newer()

@@ -15826,6 +15826,33 @@ async def test_a_client_that_answers_pings_stays_and_one_that_does_not_goes(tmp_
         server.stop()
 
 
+@pytest.mark.parametrize("opening", [b"", b"\x16\x03\x01\x40\x00"], ids=["nothing", "half a hello"])
+@run_async
+async def test_a_handshake_without_an_end_costs_little(tmp_path: Path, opening: bytes) -> None:
+    """Connections of https count from their first moment on, and are forgotten however their handshake fails."""
+    public, key = certificate(tmp_path)
+    server = Server(tmp_path / "server", "--tls-cert", str(public), "--tls-key", str(key)).start()
+    try:
+        address = "127.0.0.1", int(server.url.rsplit(":", 1)[1])
+
+        def crowd(stack: contextlib.ExitStack) -> None:
+            for _ in range(600):
+                connection = stack.enter_context(contextlib.closing(socket.create_connection(address, DEADLINE)))
+                with contextlib.suppress(OSError):  # it was one too many
+                    connection.sendall(opening)
+            with contextlib.suppress(OSError):
+                connection.recv(1)  # the last one is answered, or ended, after all others were looked at
+        assert ssl.get_server_certificate(address)
+        memory = resident(server)
+        with contextlib.ExitStack() as stack:
+            await asyncio.to_thread(crowd, stack)
+            assert resident(server) - memory < 20_000_000 and open_connections(server) < 200
+        await eventually(lambda: not open_connections(server), "all are ended")
+        assert await asyncio.to_thread(ssl.get_server_certificate, address) == public.read_text()
+    finally:
+        server.stop()
+
+
 @run_async
 async def test_a_renewed_certificate_is_taken_over(tmp_path: Path) -> None:
     """Who renews the files need not restart llamadash; a pair that does not fit changes nothing and is said once."""
@@ -15865,7 +15892,7 @@ async def test_a_certificate_that_hangs_holds_up_no_housekeeping(
     house = asyncio.create_task(llamadash.keep_house(dash))
     try:
         await eventually(lambda: len(looked) > 3)
-        assert dash.tls is None
+        assert dash.web.limits.tls is None
     finally:
         released.set()
         house.cancel()
