@@ -9241,6 +9241,7 @@ MAX_CHAT_TEXT = 900_000  # characters of all messages together; a request has at
 MAX_TOOLS = 16  # that a model may be told of, and that it may call at once
 MAX_UNMETERED = 100  # answers that have ended, whose energy may still come to be known
 SAVE_INTERVAL = 2.0  # s; so much of an answer is lost at most where the machine stops
+IMAGE = r"data:image/(?:png|jpeg|webp|gif|bmp);base64,(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}(?:==|[A-Za-z0-9+/]=))?"
 SENT_FIELDS: dict[str, Any] = {
     "role": Literal["system", "user", "assistant", "tool"], "content": Annotated[str, Length(0, MAX_CHAT_TEXT)],
     "tool_calls": Annotated[list[dict[str, Any]], Length(1, MAX_TOOLS)], "tool_call_id": str}
@@ -9259,8 +9260,12 @@ def validated_messages(messages: list[Json]) -> list[Json]:
         fields = SENT_FIELDS | ({"content": Annotated[list[dict[str, Any]], Length(1, 32)]} if parts else {})
         checked_changes({"role": None, "content": None, **message}, fields, {}, f"messages.{at}")
         for part in parts:  # an address of an image would make the engine fetch it
-            if part.get("type") not in ("text", "attachment") or part.keys() - {"type", "text", "hash", "mime"}:
-                raise InvalidRequest("a part is a text or an attachment", field=f"messages.{at}.content")
+            image = part.get("image_url", {"url": "data:image/png;base64,"})
+            known = part.get("type") in ("text", "image_url", "attachment") and isinstance(image, dict)
+            if not known or part.keys() - {"type", "text", "image_url", "hash", "mime"} or not (
+                    re.fullmatch(IMAGE, str(image.get("url")))):
+                raise InvalidRequest("a part is a text, an image as data:image/…;base64,…, or an attachment",
+                                     field=f"messages.{at}.content")
     return messages
 
 

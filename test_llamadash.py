@@ -11473,6 +11473,9 @@ def test_a_chat_takes_only_known_parts(content: Any) -> None:
     with pytest.raises(llamadash.InvalidRequest) as refused:
         llamadash.validated_messages([{"role": "user", "content": content}])
     assert str(refused.value.field).startswith("messages.0")
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw=="}}
+    good = [{"role": "user", "content": [{"type": "text", "text": "?"}, {"type": "attachment", "hash": "a"}, image]}]
+    assert llamadash.validated_messages(good) == good
 
 
 # -- Benchmarks ------------------------------------------------------------------------------------
