@@ -13556,8 +13556,10 @@ async def serve_until_stopped(config: Config, lock: FolderLock) -> int:
     loop.set_default_executor(concurrent.futures.ThreadPoolExecutor(32))  # some ask for a name's address, for long
     early: Any = []  # what is said before there is a journal: none of it to stderr, which may be full
     log.addFilter(early.append)
-    limiter, dash = LogLimiter(), await asyncio.to_thread(Dash, config, lock)  # which reads files
-    log.removeFilter(early.append)
+    try:
+        limiter, dash = LogLimiter(), await asyncio.to_thread(Dash, config, lock)  # which reads files
+    finally:
+        log.removeFilter(early.append)
     running.append(dash)
 
     def uncaught(_loop: asyncio.AbstractEventLoop, context: Json) -> None:

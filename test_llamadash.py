@@ -8710,7 +8710,7 @@ async def test_an_answer_that_comes_in_pieces_is_read_whole(tmp_path: Path, monk
         assert response.status == 200 and text.startswith(": processing") and "as it was asked" in text
         build = dash.pool.loaded_instance("a").build
         rehearsal = llamadash.Rehearsal(dash, build, "a", dash.pool.instances[dash.pool.entries.unit_of["a"]],
-                                        dash.pool.entries.unit("a"), {})
+                                        dash.pool.entries.unit("a"))
         assert (await rehearsal.trial(rehearsal.running))["answer"] == "nine"
 
 
