@@ -11968,6 +11968,7 @@ REFRESH_PAUSE = 2.0  # seconds between two looks at whether a file was changed
 REQUEST_DEADLINE = 10.0  # seconds in which a new connection must have sent a whole request
 KEEPALIVE_TIME = 75.0  # seconds that a connection may stay open between two requests, as long as browsers keep it
 CONNECTIONS_PER_SOCKET = 4  # connections of one address for each socket it may have: a browser loads over six
+MAX_HANDSHAKES = 32  # of https that one address may have under way: each takes 300 kB
 OPEN_FILES = 65_536  # descriptors that are asked for; more would only cost the system memory
 READ_AT_ONCE = 2**10, 2**14  # bytes of one connection, of chunks or messages and of others, until all have their turn
 MAX_HEAD = 2**16  # bytes of a request's head, and of all that a socket sends before it has authenticated
@@ -12101,6 +12102,7 @@ class LimitedProtocol(asyncio.BufferedProtocol):
         self.limits, self.server = limits, server
         self.http: Any = asyncio.Protocol()  # does nothing, unless it is accepted
         self.deadline: asyncio.TimerHandle | None = None
+        self.begun = False  # whether a request may come
         self.expected: float = MAX_HEAD  # bytes that may still come, until a request or a login changes that
         self.block = READ_AT_ONCE[0]
 
@@ -12113,8 +12115,10 @@ class LimitedProtocol(asyncio.BufferedProtocol):
         limits = self.limits
         theirs = limits.open.setdefault(self.address, set())
         theirs.add(self)
+        shaking = sum(not other.begun for other in theirs) if limits.tls else 0
         if sum(map(len, limits.open.values())) > limits.total or (
-                len(theirs) > limits.per_address and not is_trusted(address, limits.exempt)):
+                (len(theirs) > limits.per_address or shaking > MAX_HANDSHAKES)
+                and not is_trusted(address, limits.exempt)):
             limits.refused["connections too many"] += 1
             self.transport.write(CONNECTION_REFUSED)
             self.transport.close()
@@ -12137,6 +12141,7 @@ class LimitedProtocol(asyncio.BufferedProtocol):
         for name in ("eof_received", "pause_writing", "resume_writing"):
             setattr(self, name, getattr(self.http, name))
         self.http.connection_made(self.transport)
+        self.begun = True
         for data in early:
             self.http.data_received(data)
 
