@@ -989,7 +989,7 @@ export class ChatPage extends Component {
 
   /** The address names the conversation, so that a reload shows it again. */
   keepAddress() {
-    if (this.destroyed || this.state.opening) return; // the address is another page's
+    if (this.state.opening || location.pathname !== `${base}/chat`) return; // the address is another page's
     const id = this.chat.conversation?.id;
     history.replaceState(history.state, "", `${base}/chat${id ? `?c=${id}` : ""}`);
   }
