@@ -758,9 +758,10 @@ export class ChatPage extends Component {
   async record() {
     const { LONGEST_S, Recording } = await import("../core/sound.js");
     const recording = await Recording.begin();
+    if (this.destroyed) return void recording.end(); // the page was left while the browser asked
     this.setState({ recording });
     const clock = setInterval(() => {
-      if (this.state.recording !== recording) clearInterval(clock);
+      if (this.destroyed || this.state.recording !== recording) clearInterval(clock);
       else if (recording.seconds < LONGEST_S) this.setState({});
       else void this.tell(this.endRecording());
     }, 1000);
