@@ -1357,7 +1357,8 @@ class Statements:
     @contextlib.contextmanager
     def begun(self) -> Iterator[None]:
         """Hold our lock and the file's. A thread that finds the file's taken lets others read while it tries again."""
-        ends = time.monotonic() + (BUSY_TIMEOUT if threading.current_thread() is not threading.main_thread() else 0)
+        patient = threading.current_thread() is not threading.main_thread()
+        ends = time.monotonic() + (BUSY_TIMEOUT if patient else 0)
         while True:
             with self.lock:
                 try:
@@ -3849,8 +3850,8 @@ LETTERS = dict(re.findall(r"(\S)(\S*)", (  # which read otherwise than their nam
     "гg еe ёyo йy лl мm нn рr сs фf хkh ъ ь юyu яya іi їyi єye ґg ћc џdz ßss ðd þth "
     "ාaa ැae ෑae ිi ීii ුu ූu ෙe ේe ෛai ොo ෝo ෞau ෘr")))
 LETTER_NAME = (r"(\w+).* (?:LETTER|LIGATURE|SYLLABLE|SYLLABICS|CHARACTER|VOWEL SIGN) (?:(?:SMALL|CAPITAL|FINAL|SHORT|"
-               r"OPEN|TURNED|REVERSED|DOTLESS|FARSI|SARA|CANDRA|GLOTTAL|PHARYNGEAL|[A-Z]+-CREE|DANTAJA|MUURDHAJA|TAALUJA|"
-               r"(?:ALPA|MAHAA)PRAANA) )*([A-Z]+?)(?:YANNA)?(?![A-Z]).*")
+               r"OPEN|TURNED|REVERSED|DOTLESS|FARSI|SARA|CANDRA|GLOTTAL|PHARYNGEAL|[A-Z]+-CREE|DANTAJA|MUURDHAJA|"
+               r"TAALUJA|(?:ALPA|MAHAA)PRAANA) )*([A-Z]+?)(?:YANNA)?(?![A-Z]).*")
 CONSONANTS = "ADLAM|ARABIC|ARMENIAN|COPTIC|CYRILLIC|GEORGIAN|GREEK|HEBREW|LAO|SYRIAC|THAANA|THAI"
 # The readings of the common ideographs in GB 2312's order, which is that of the readings: how many have each final.
 PINYIN = (initial + final for initial, finals in re.findall(r"([a-z]*):(\w+)", (
@@ -5942,7 +5943,8 @@ class EngineOutput:
         elif line.startswith(b'{"type":"fit_memory_breakdown"'):
             self.accounted = [*self.accounted[:MAX_ACCOUNTED], memory_breakdown(line)]
         elif line and not line.startswith(b"[New LWP "):  # of a debugger, one for each thread
-            line = shortened(line.decode("utf-8", "replace"), MAX_LOG_LINE).encode()
+            if len(line) > MAX_LOG_LINE:
+                line = shortened(line.decode("utf-8", "replace"), MAX_LOG_LINE).encode()
             if not re.match(rb"#\d+ ", line):  # nor the many calls that led to the end
                 self.lines.append(line)
             if self.limiter.allows(self.name, self.heard_at, len(line)):
@@ -6363,7 +6365,8 @@ class Unit:
 
     def idle_for(self, now: float) -> float:
         """Seconds since it had something to do; negative while it has."""
-        return -1.0 if self.status != "loaded" or self.active or self.waiting else now - self.used_at
+        busy = self.status != "loaded" or self.active or self.waiting
+        return -1.0 if busy else now - self.used_at
 
     def waiting_reason(self) -> str:
         """Why its requests wait."""
@@ -6660,7 +6663,8 @@ class Residency:
                     self.stop(unit, "idle")
                 self.admit(unit, now)  # before others look for room: what was loaded for somebody serves him
                 self.refuse_overdue(unit, now)
-                if unit.pinned and not (unit.resident or unit.wish or unit.dismissed) and unit.failures < CRASH_LIMIT:
+                absent = unit.pinned and not (unit.resident or unit.wish or unit.dismissed)
+                if absent and unit.failures < CRASH_LIMIT:
                     unit.wish = now, "pinned"
             if unit.waits and not unit.wanted:
                 self.end_wait(unit)
@@ -13569,8 +13573,9 @@ async def serve_until_stopped(config: Config, lock: FolderLock) -> int:
 
     def uncaught(_loop: asyncio.AbstractEventLoop, context: Json) -> None:
         problem, message = context.get("exception"), str(context.get("message"))
-        gone = (ConnectionError, TimeoutError, ssl.SSLError, *[AssertionError] * stop.is_set())  # or came too late
-        if not isinstance(problem, gone) and limiter.is_new(message, problem):
+        gone = isinstance(problem, ConnectionError | TimeoutError | ssl.SSLError)  # a peer that has gone is no news
+        late = stop.is_set() and isinstance(problem, AssertionError)  # asyncio's: one that came as its listener closed
+        if not (gone or late) and limiter.is_new(message, problem):
             log.error("%s: %r", message, problem)
 
     def ready(port: int) -> None:
