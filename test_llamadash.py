@@ -18892,6 +18892,118 @@ async def test_images_and_sounds_go_to_a_model_that_takes_them(
     assert 1.5 < heard[0][0] < 30 and heard[0][1] and heard[1] == (1, False)
 
 
+MICROPHONES = """() => {
+    const { mediaDevices } = navigator, ask = mediaDevices.getUserMedia.bind(mediaDevices);
+    window.tracks = [];
+    mediaDevices.getUserMedia = async (wanted) => {
+        const stream = await ask(wanted);
+        if (window.held) await window.held;
+        window.tracks.push(...stream.getTracks());
+        return stream;
+    };
+    window.held = new Promise((resolve) => { window.allow = resolve; });
+}"""
+
+
+@run_async
+async def test_the_microphone_is_off_once_a_recording_ends(
+    start: Callable[..., Server], fake: FakeEngine, tmp_path: Path,
+) -> None:
+    """One that is asked for twice is one; it ends with its page, also where that is left before the browser allows."""
+    folder = tmp_path / "server-0" / "models" / "all"
+    write_tiny_model(folder / "all.gguf")
+    write_gguf(folder / "mmproj.gguf", {**CLIP, "clip.has_audio_encoder": True}, WEIGHTS)
+    async with chromium(start(program=fake.program), permissions=["microphone"]) as browser:
+        page = await browser.open("/chat?model=all")
+        await page.get_by_role("button", name="Record audio").wait_for()
+        await page.evaluate(MICROPHONES)
+        states = "() => window.tracks.map(({ readyState }) => readyState).sort().join()"
+        await page.evaluate("""() => {
+            for (const _ of [1, 2]) document.querySelector("[data-action=record]").click();
+            window.allow();
+        }""")
+        await page.wait_for_function(f"() => ({states})() === 'ended,live'")
+        await page.get_by_role("link", name="Models", exact=True).click()
+        await page.wait_for_function(f"() => ({states})() === 'ended,ended'")
+        await page.get_by_role("link", name="Chat", exact=True).click()
+        await page.evaluate("() => { window.held = new Promise((resolve) => { window.allow = resolve; }); }")
+        await page.get_by_role("button", name="Record audio").click()
+        await page.get_by_role("link", name="Models", exact=True).click()
+        await page.wait_for_selector("h1:has-text('Models')")
+        await page.evaluate("window.allow()")
+        await page.wait_for_function(f"() => ({states})() === 'ended,ended,ended'")
+        assert browser.problems == []
+
+
+def write_tiny_projector(path: Path, embedding: int = 64) -> Path:
+    """Write a projector of 0.2 MB with random weights, by which write_tiny_model's sees pictures of 56 pixels."""
+    chance, width, forward, size, patch = random.Random(1), 32, 64, 56, 14
+    tensors: list[Tensor] = []
+
+    def add(name: str, *shape: int) -> None:
+        values = array.array("f", [chance.uniform(-0.1, 0.1) for _ in range(math.prod(shape))])
+        tensors.append((name, shape, "F32", values.tobytes()))
+    add("v.class_embd", width)
+    add("v.patch_embd.weight", patch, patch, 3, width)
+    add("v.position_embd.weight", width, (size // patch) ** 2 + 1)
+    layers = [f"v.blk.{layer}.{part}" for layer in (0, 1) for part in (
+        "ln1", "ln2", "attn_q", "attn_k", "attn_v", "attn_out", "ffn_up", "ffn_down")]
+    for name in ("v.pre_ln", *layers, "mm.0", "mm.2"):
+        last = name.rpartition(".")[2]
+        into = {"ffn_up": forward, "0": embedding, "2": embedding}.get(last, width)
+        add(f"{name}.weight", *([] if "ln" in last else [{"ffn_down": forward, "2": embedding}.get(last, width)]), into)
+        add(f"{name}.bias", into)
+    sizes = {"image_size": size, "patch_size": patch, "embedding_length": width, "feed_forward_length": forward,
+             "projection_dim": embedding, "block_count": 2, "attention.head_count": 4,
+             "attention.layer_norm_epsilon": 1e-5, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    return write_gguf(path, {**CLIP, "general.file_type": 0, "clip.projector_type": "mlp", "clip.use_gelu": True,
+                             **{f"clip.vision.{key}": value for key, value in sizes.items()}}, tensors)
+
+
+LIES_ON_ITS_SIDE = (b"\xff\xe1\x00\x22Exif\0\0II*\0\x08\0\0\0\x01\0" + struct.pack("<HHIHH", 0x112, 3, 1, 6, 0)
+                    + bytes(4))  # what a camera writes for a picture that is to be turned by 90 degrees
+
+
+@run_async
+async def test_a_model_sees_a_picture(start: Callable[..., Server], tmp_path: Path) -> None:
+    """The real engine reads what was picked, as it is seen: upright and scaled down; what is no picture says so."""
+    folder, files = tmp_path / "server-0" / "models" / "seeing", tmp_path / "files"
+    write_tiny_model(folder / "seeing.gguf")
+    write_tiny_projector(folder / "mmproj-seeing.gguf")
+    files.mkdir()
+    (files / "drawing.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
+    for name in ("text.png", "phone.heic"):
+        (files / name).write_text("no picture" * 100_000)
+    (files / "none.txt").touch()
+    server = start(program=llama_server())
+    async with chromium(server) as browser:
+        page = await browser.open("/chat?model=seeing")
+        photo = base64.b64decode(await page.evaluate("""() => {
+            const canvas = Object.assign(document.createElement("canvas"), { width: 400, height: 200 });
+            canvas.getContext("2d").fillRect(0, 0, 200, 200);
+            return canvas.toDataURL("image/jpeg").split(",")[1];
+        }"""))
+        (files / "photo.jpg").write_bytes(photo[:2] + LIES_ON_ITS_SIDE + photo[2:])
+        await choose(page, max_tokens=4)
+        await page.locator("[data-files=any]").set_input_files(sorted(files.iterdir()))
+        for said in ("text.png cannot be read by this browser", "phone.heic cannot be read by this browser",
+                     "none.txt is empty"):
+            await page.locator(".toast", has_text=said).wait_for()
+        await page.wait_for_function("() => document.querySelectorAll('.chat-uploads .chat-file').length === 2")
+        await ask(page, "What is it?")
+        await page.locator(".chat-answer .chat-footer", has_text="4 generated").wait_for()
+        assert await page.evaluate("() => document.querySelector('.chat-question img').naturalHeight") == 400
+        client = await Dashboard().connect(server)
+        talk = (await client.request("conversations:list"))["conversations"][0]["id"]
+        question, answer = (await client.request("conversations:get", id=talk))["conversation"]["messages"]
+        await client.close()
+        assert browser.problems == []
+    drawing, picture = question["attachments"]
+    assert drawing["text"].startswith("<svg") and picture["type"] == "image/jpeg"
+    assert b"Exif" not in (server.data / "attachments" / picture["hash"]).read_bytes()
+    assert answer["stats"]["prompt_tokens"] > 16  # one for each of its patches
+
+
 @ONE_ENGINE
 @run_async
 async def test_a_chat_loses_nothing_while_it_is_disconnected(appliance: Server) -> None:

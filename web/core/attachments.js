@@ -18,6 +18,8 @@ const SOUNDS = /** @type {{[type: string]: string}} */ ({
   "audio/mp3": "audio/mpeg",
 });
 
+// Where the system does not know the type of a file, or has one of its own.
+const IMAGE = /\.(avif|bmp|gif|hei[cf]|jpe?g|png|tiff?|webp)$/i;
 const SOUND = /\.(aac|aif|aiff|amr|caf|flac|m4a|mka|mp3|oga|ogg|opus|wav|weba|wma)$/i;
 
 /**
@@ -42,7 +44,8 @@ export function fileLimits(modalities) {
  */
 export async function attach(file, modalities, request, progress) {
   const takes = (/** @type {string} */ kind) => modalities === null || modalities.includes(kind);
-  if (file.type.startsWith("image/")) {
+  if (!file.size) throw new Error(`${file.name} is empty.`);
+  if (file.type ? /^image\/(?!svg)/.test(file.type) : IMAGE.test(file.name)) { // an SVG is read as the text that it is
     if (!takes("image")) throw new Error("This model does not read images. Choose one with a projector (vision).");
     return send(file.name, await scaled(file), request, progress);
   }
@@ -108,14 +111,14 @@ async function readPdf(file) {
 }
 
 /**
- * An image no larger than models read: as JPEG, or PNG where it may be transparent. It is drawn strip by strip, so
- * that a large photo does not hold the page up.
+ * An image no larger than models read: as JPEG, or PNG where it may be transparent. A JPEG is always drawn, as it may
+ * lie on its side, which engines do not see; strip by strip, so that a large photo does not hold the page up.
  * @param {File} file @returns {Promise<Blob>}
  */
 async function scaled(file) {
   const image = await decoded(file);
   const longest = Math.max(image.width, image.height);
-  if (longest <= LONGEST_SIDE_PX && file.size < 1e6 && /^image\/(jpeg|png)$/.test(file.type)) return file;
+  if (longest <= LONGEST_SIDE_PX && file.size < 1e6 && file.type === "image/png") return file;
   const scale = Math.min(1, LONGEST_SIDE_PX / longest);
   const width = Math.max(1, Math.round(image.width * scale));
   const height = Math.max(1, Math.round(image.height * scale));
@@ -135,13 +138,13 @@ async function scaled(file) {
     blob ? resolve(blob) : reject(new Error("This browser cannot scale that image."))), type, 0.88));
 }
 
-/** @param {Blob} file @returns {Promise<ImageBitmap>} */
+/** @param {File} file @returns {Promise<ImageBitmap>} */
 async function decoded(file) {
   try {
     return await createImageBitmap(file);
   } catch (problem) {
     if (!(problem instanceof DOMException)) throw problem;
-    throw new Error("This browser cannot read that image. Save it as JPEG or PNG.");
+    throw new Error(`${file.name} cannot be read by this browser. Save it as JPEG or PNG.`);
   }
 }
 

@@ -758,7 +758,7 @@ export class ChatPage extends Component {
   async record() {
     const { LONGEST_S, Recording } = await import("../core/sound.js");
     const recording = await Recording.begin();
-    if (this.destroyed) return void recording.end(); // the page was left while the browser asked
+    if (this.destroyed || this.state.recording) return void recording.end(); // asked for twice, or left meanwhile
     this.setState({ recording });
     const clock = setInterval(() => {
       if (this.destroyed || this.state.recording !== recording) clearInterval(clock);
