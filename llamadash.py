@@ -8965,6 +8965,58 @@ class Upstream:
                 models[name] = {"status": value[:32] if isinstance(value, str) else None, "modalities": takes or None}
         self.models, self.status, self.error, self.pause = models, "connected", None, UPSTREAM_REFRESH[0]
 
+    async def look(self, session: aiohttp.ClientSession, *headers: tuple[str, str]) -> None:
+        """Ask it for its models; its `error` says what kept it from telling them."""
+        status, wait, get = 0, 0.0, functools.partial(self.get, session, headers)
+        try:
+            status, body, wait = await get("/v1/models")
+            if status in (401, 403):
+                raise EngineUnavailable(f"It wants a key: set the variable {self.variable}.")
+            states = await self.states(get)
+            if status != 200 and self.kind:
+                raise EngineUnavailable(f"This is {self.kind}, and it has no OpenAI API: update it.")
+            if status != 200:
+                asks = f" It asks to wait {math.ceil(wait)} s." if wait else ""
+                raise EngineUnavailable(error_text(body, status) + asks)
+            if body.lstrip().startswith(b"<"):
+                raise EngineUnavailable("It answers with a web page: this is not the address of its API.")
+            self.took(await json_in_thread(body, at_most(MAX_UPSTREAM_MODELS, "id")), states)
+        except (DashError, aiohttp.ClientError, OSError, asyncio.TimeoutError, ValueError, RecursionError) as problem:
+            self.error = shortened(clean_text(str(problem)), 300) or "It does not answer."
+            if not isinstance(problem, DashError) and not urllib.parse.urlsplit(self.url).port:
+                self.error += " Does its address lack the port?"
+            # Its models are still listed, for it may be back when one is asked for.
+            self.status = "refused" if status in (401, 403) else "unreachable"
+            self.pause = min(self.pause * 2, UPSTREAM_REFRESH[1])
+        finally:
+            self.due = time.monotonic() + max(self.pause, wait)
+
+    async def get(self, session: aiohttp.ClientSession, headers: Iterable[tuple[str, str]], path: str,
+                  ) -> tuple[int, bytes, float]:
+        """Its answer: the status, the body, and for how long (s) it wants no further request."""
+        async with session.get(self.url + path, headers=[*self.headers, *headers], allow_redirects=False,
+                               **self.options(total=UPSTREAM_TIMEOUT)) as response:
+            body = await body_of(response, MAX_UPSTREAM_LIST)
+            if len(body) > MAX_UPSTREAM_LIST:
+                raise ValueError("its answer is too long")
+            return response.status, body, min(retry_after(response.headers), MAX_RETRY_AFTER)
+
+    async def states(self, get: Callable[[str], Awaitable[tuple[int, bytes, float]]]) -> dict[str, str] | None:
+        """The states of its models where it is a program that tells them elsewhere; what it is becomes known so."""
+        known = self.status == "connected"
+        self.kind = self.kind if known else None
+        for kind, (path, key, name, state) in UPSTREAM_KINDS.items():
+            if self.kind == kind or not known:
+                document = None
+                with contextlib.suppress(ValueError, RecursionError):
+                    _, body, _ = await get(path)
+                    document = await json_in_thread(body, at_most(MAX_UPSTREAM_MODELS, name))
+                if (items := upstream_items(document, key)) or document == {key: []}:
+                    self.kind = kind
+                    told = {str(item.get(name))[:MAX_MODEL_NAME]: str(item.get(state, ""))[:32] for item in items}
+                    return {model: UPSTREAM_STATES.get(value, value) for model, value in told.items()}
+        return None
+
 
 def upstream_items(document: Any, key: str) -> list[Json]:
     """The objects in a list of an upstream's answer."""
@@ -9032,63 +9084,17 @@ class Upstreams:
             await self.dash.beat.wait()
 
     async def refresh(self, upstream: Upstream) -> None:
-        """Ask one upstream for its models."""
-        status, wait, before = 0, 0.0, upstream.error
+        """Ask one upstream for its models, and tell where that has become another matter."""
+        before = upstream.error
         try:
-            status, body, wait = await self.get(upstream, "/v1/models")
-            if status in (401, 403):
-                raise EngineUnavailable(f"It wants a key: set the variable {upstream.variable}.")
-            states = await self.states(upstream)
-            if status != 200 and upstream.kind:
-                raise EngineUnavailable(f"This is {upstream.kind}, and it has no OpenAI API: update it.")
-            if status != 200:
-                asks = f" It asks to wait {math.ceil(wait)} s." if wait else ""
-                raise EngineUnavailable(error_text(body, status) + asks)
-            if body.lstrip().startswith(b"<"):
-                raise EngineUnavailable("It answers with a web page: this is not the address of its API.")
-            upstream.took(await json_in_thread(body, at_most(MAX_UPSTREAM_MODELS, "id")), states)
-            if before:
-                self.dash.event("upstream", reason=f"{upstream.name} is back")
-        except (DashError, aiohttp.ClientError, OSError, asyncio.TimeoutError, ValueError, RecursionError) as problem:
-            told = shortened(clean_text(str(problem)), 300) or "It does not answer."
-            if not isinstance(problem, DashError) and not urllib.parse.urlsplit(upstream.url).port:
-                told += " Does its address lack the port?"
-            if not before:
-                self.dash.event("upstream", reason=f"{upstream.name} cannot be used: {told}")
-            if told != before:
-                log.warning("upstream %s: %s", upstream.name, told)
-            # Its models are still listed, for it may be back when one is asked for.
-            upstream.status, upstream.error = "refused" if status in (401, 403) else "unreachable", told
-            upstream.pause = min(upstream.pause * 2, UPSTREAM_REFRESH[1])
+            await upstream.look(self.dash.pool.session, self.via())
         finally:
-            upstream.due = time.monotonic() + max(upstream.pause, wait)
             self.dash.pool.changed.set()
-
-    async def get(self, upstream: Upstream, path: str) -> tuple[int, bytes, float]:
-        """An upstream's answer: its status, its body, and for how long (s) it wants no further request."""
-        async with self.dash.pool.session.get(upstream.url + path, headers=[*upstream.headers, self.via()],
-                                              allow_redirects=False,
-                                              **upstream.options(total=UPSTREAM_TIMEOUT)) as response:
-            body = await body_of(response, MAX_UPSTREAM_LIST)
-            if len(body) > MAX_UPSTREAM_LIST:
-                raise ValueError("its answer is too long")
-            return response.status, body, min(retry_after(response.headers), MAX_RETRY_AFTER)
-
-    async def states(self, upstream: Upstream) -> dict[str, str] | None:
-        """The states of its models where it is a program that tells them elsewhere; what it is becomes known so."""
-        known = upstream.status == "connected"
-        upstream.kind = upstream.kind if known else None
-        for kind, (path, key, name, state) in UPSTREAM_KINDS.items():
-            if upstream.kind == kind or not known:
-                document = None
-                with contextlib.suppress(ValueError, RecursionError):
-                    _, body, _ = await self.get(upstream, path)
-                    document = await json_in_thread(body, at_most(MAX_UPSTREAM_MODELS, name))
-                if (items := upstream_items(document, key)) or document == {key: []}:
-                    upstream.kind = kind
-                    told = {str(item.get(name))[:MAX_MODEL_NAME]: str(item.get(state, ""))[:32] for item in items}
-                    return {model: UPSTREAM_STATES.get(value, value) for model, value in told.items()}
-        return None
+        if bool(upstream.error) != bool(before):
+            self.dash.event("upstream", reason=f"{upstream.name} is back" if before else
+                            f"{upstream.name} cannot be used: {upstream.error}")
+        if upstream.error and upstream.error != before:
+            log.warning("upstream %s: %s", upstream.name, upstream.error)
 
     def via(self, *before: str) -> tuple[str, str]:
         """The header by which a request is recognised that comes round in a circle; GatewayError where one has."""
@@ -9971,18 +9977,6 @@ class Download:
                 "bytesPerSecond": round(self.speed) if self.status == "running" else 0, **error}
 
 
-async def in_thread(function: Callable[..., Result], *arguments: Any) -> Result:
-    """`function` in a thread, which has ended when this returns, cancelled or not: nothing writes behind our back."""
-    task = asyncio.wrap_future(in_own_thread(functools.partial(function, *arguments)))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        while not task.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([task])
-        raise
-
-
 def download_quantization(file: str) -> str | None:
     """The quantization that a file's name tells, as Q4_K_M or UD-IQ2_XXS."""
     found = re.findall(QUANTIZATION, file)
@@ -10826,7 +10820,7 @@ ENGINE_MACHINES = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64":
 MAX_ENGINE_ARCHIVE = 4 * 2**30  # bytes; the largest, with CUDA's libraries, has 1
 MAX_ENGINE_SIZE = 8 * 2**30  # bytes unpacked, of all archives of a build
 MAX_ENGINE_FILES = 2000
-INSTALL_LIMIT = 900.0  # s for the embedded engine; a slow line needs minutes for the 20 MB
+INSTALL_LIMIT = 900.0  # s for the embedded engine, where a slow line needs minutes for the 20 MB, or to unpack a build
 
 
 def engine_assets(answer: Any) -> tuple[str, list[Part]]:
@@ -11078,9 +11072,10 @@ class Installer:
         download = Download(ENGINE_REPO, id, str(download_place(archives, ENGINE_REPO)), parts)
         await Transfer(self.hub, download, self.tell, self.dash.downloads.use).run()
         await self.say(id, "installing", f"Unpacking {id}", download.total, download.total)
+        use = functools.partial(self.dash.downloads.use, download, limit=INSTALL_LIMIT)
         try:
-            await in_thread(shutil.rmtree, fresh, True)
-            await in_thread(unpack_engine, map(download.target, parts), fresh)
+            await use(shutil.rmtree, fresh, True)
+            await use(unpack_engine, map(download.target, parts), fresh)
             program = program_below(fresh)
             if program is None:
                 raise WrongContent(f"{parts[0].name} holds no llama-server.")
@@ -11089,11 +11084,11 @@ class Installer:
                 raise EngineFailed(build.problem)
             if kind != "cpu" and not build.devices:
                 raise EngineFailed("It sees no GPU.")
-            await in_thread((fresh / INSTALLED_MARK).touch)
-            await in_thread(replace_build, self.folder / id, fresh)
+            await use((fresh / INSTALLED_MARK).touch)
+            await use(replace_build, self.folder / id, fresh)
         finally:
             for folder in (fresh, archives):
-                await in_thread(shutil.rmtree, folder, True)
+                await use(shutil.rmtree, folder, True)  # once nothing is written there any more
 
     async def keep(self, before: Build | None, build: Build) -> None:
         """Let a new build wait for its owner where the one before does as much; and remove what is too old."""
@@ -11107,7 +11102,7 @@ class Installer:
         spare = [item.id for item in self.dash.builds.installed()
                  if item.id not in used and (self.folder / item.id / INSTALLED_MARK).exists()]  # others are the owner's
         for id in spare[2:]:  # with the new one, three are kept
-            await in_thread(replace_build, self.folder / id)
+            await asyncio.to_thread(replace_build, self.folder / id)
         await self.dash.builds.refresh()
 
     async def look_for_newer(self) -> None:
@@ -11166,7 +11161,7 @@ async def engines_remove(dash: Dash, *, id: Annotated[str, Length(1, 96)]) -> Js
         raise Conflict("This build runs a model. Unload it first.")
     if users := [model["name"] for model in dash.db.models() if model["build"] == id]:
         raise Conflict(f"This build is chosen by {', '.join(users[:3])}.")
-    await in_thread(replace_build, dash.installer.folder / id)
+    await asyncio.to_thread(replace_build, dash.installer.folder / id)
     await dash.builds.refresh()
     dash.pool.sync()
     dash.event("build", reason=f"{id} was removed")
@@ -12375,9 +12370,8 @@ class WebServer:
 
 # -- Service and doctor ---------------------------------------------------------------------------
 
-DOCTOR_TIMEOUT = 5.0  # s for the answer of a server elsewhere, or of the llamadash that runs
+DOCTOR_TIMEOUT = 5.0  # s for the answer of the llamadash that runs
 DOCTOR_WALK = 30.0  # s for a walk through a model folder
-UNREACHABLE = (aiohttp.ClientError, OSError, asyncio.TimeoutError)  # what fetched() raises
 Findings = AsyncIterator[tuple[str, ...]]  # level (ok, warn or fail), what it is about, the text, and what to do
 
 
@@ -12467,26 +12461,14 @@ async def engine_findings(config: Config, values: Json) -> Findings:
 
 async def upstream_findings(config: Config, _values: Json) -> Findings:
     """Whether each server elsewhere answers, and how many models it has."""
-    for upstream in itertools.starmap(Upstream, config.upstreams):
-        about, url = f"upstream {upstream.name}", upstream.url
-        try:
-            upstream.took(json.loads(await fetched(f"{url}/v1/models", headers=upstream.headers,
-                                                   ssl=trusted_certificates())))
-            yield "ok" if upstream.models else "warn", about, f"{url}, {len(upstream.models)} models"
-        except (*UNREACHABLE, *MALFORMED) as problem:
-            if getattr(problem, "status", 0) in (401, 403):
-                yield "fail", about, f"{url} wants a key", f"set the variable {upstream.variable}"
+    async with aiohttp.ClientSession() as session:
+        for upstream in itertools.starmap(Upstream, config.upstreams):
+            await upstream.look(session)
+            about, url = f"upstream {upstream.name}", upstream.url
+            if upstream.error:
+                yield "fail", about, f"{url} cannot be used: {upstream.error}"
             else:
-                cause = shortened(clean_text(getattr(problem, "strerror", None) or str(problem)), 200)
-                yield ("fail", about, f"{url} does not answer as it should ({cause})",
-                       "start it there, or correct its address")
-
-
-async def fetched(url: str, **options: Any) -> bytes:
-    """What a server answers to a GET of `url`."""
-    async with aiohttp.request("GET", url, timeout=aiohttp.ClientTimeout(total=DOCTOR_TIMEOUT), raise_for_status=True,
-                               **options) as response:
-        return await response.read()
+                yield "ok" if upstream.models else "warn", about, f"{url}, {len(upstream.models)} models"
 
 
 def saved_config(config: Config) -> Json:
@@ -12554,9 +12536,11 @@ async def port_findings(config: Config, values: Json) -> Findings:
             yield "warn", "running", f"process {pid or '?'} is still starting", "ask again in a moment"
             return
         try:
-            await fetched(url, ssl=False)  # its own certificate may be for another name
-            yield "ok", "running", f"process {pid} at {url} answers"
-        except UNREACHABLE as failure:
+            limit = aiohttp.ClientTimeout(total=DOCTOR_TIMEOUT)
+            async with aiohttp.request("GET", url, timeout=limit, raise_for_status=True,
+                                       ssl=False):  # its own certificate may be for another name
+                yield "ok", "running", f"process {pid} at {url} answers"
+        except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as failure:
             yield ("fail", "running", f"{url} does not answer as it should: {str(failure) or 'in time'}",
                    "restart llamadash, and read its log")
         return

@@ -9334,8 +9334,8 @@ async def test_the_timeline_tells_of_gpus_and_upstreams_that_go_and_come_back(
 
     async def states(*_arguments: Any) -> None:
         """It is no program that tells them."""
-    monkeypatch.setattr(dash.upstreams, "get", get)
-    monkeypatch.setattr(dash.upstreams, "states", states)
+    monkeypatch.setattr(upstream, "get", get)
+    monkeypatch.setattr(upstream, "states", states)
     for there in (True, True, False, False, True, True):
         dash.sampler.system_gpus = lambda there=there: {"a": card} if there else {}
         if there != (not isinstance(answers[0], Exception)):
@@ -14803,8 +14803,10 @@ def elsewhere() -> Iterator[str]:
 @pytest.mark.parametrize(("status", "answer", "expected"), [
     (200, b'{"data": [{"id": "a"}, {"id": "b"}]}', "ok    upstream box: {url}, 2 models"),
     (200, b"{}", "warn  upstream box: {url}, 0 models"), (200, b"[]", "warn  upstream box: {url}, 0 models"),
-    (200, b"<html>", "fail  upstream box: {url} does not answer"), (500, b"", "fail  upstream box: {url} does not"),
-    (401, b"", "fail  upstream box: {url} wants a key: set the variable LLAMADASH_UPSTREAM_BOX_KEY")])
+    (200, b"<html>", "fail  upstream box: {url} cannot be used: It answers with a web page"),
+    (500, b"", "fail  upstream box: {url} cannot be used: it answered with status 500"),
+    (401, b"", "fail  upstream box: {url} cannot be used: It wants a key: set the variable "
+               "LLAMADASH_UPSTREAM_BOX_KEY")])
 def test_upstreams_are_asked(config: llamadash.Config, lines: Run, elsewhere: str, status: int, answer: bytes,
                              expected: str) -> None:
     """A server elsewhere must list models; one that wants a key or says something else is a failure."""
@@ -14818,7 +14820,7 @@ def test_an_upstream_that_does_not_answer(config: llamadash.Config, lines: Run) 
     """A URL where nobody listens is a failure, and no engine of this machine is missed beside it."""
     code, printed = lines(dataclasses.replace(config, upstreams=(("box", "http://127.0.0.1:9"),)))
     assert code == 1
-    assert "fail  upstream box: http://127.0.0.1:9 does not answer" in printed
+    assert "fail  upstream box: http://127.0.0.1:9 cannot be used: " in printed
     assert "no llama-server" not in printed
 
 
