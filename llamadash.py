@@ -377,10 +377,8 @@ def checked(value: Any, kind: Any, field: str, longest: float = MAX_TEXT) -> Any
                 problem = f"have {bounds.low:,.15g} to {bounds.high:,.15g} {unit}"
             raise InvalidRequest(f"{field} must {problem}", field=field)
         return value
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in arguments:
-            return None
-        return checked(value, next(item for item in arguments if item is not type(None)), field)
+    if origin in (types.UnionType, typing.Union):  # with None, which stands last
+        return None if value is None else checked(value, arguments[0], field)
     if origin is Literal:
         if value in arguments and type(value) in {type(item) for item in arguments}:
             return value
@@ -803,7 +801,8 @@ def password_matches(password: str, stored: Json) -> bool:
     return secrets.compare_digest(hashlib.scrypt(password.encode(), salt=salt, **SCRYPT), kept)
 
 
-def config_result(dash: Dash) -> Json:
+@on("config:get", error="GET_CONFIG_FAILED")
+def config_get(dash: Dash) -> Json:
     """The engine's configuration with all that the page about it shows."""
     config = dash.engine_config
     roots = {path: dash.library.root(path) for path in model_folders(dash.config, config)}
@@ -815,12 +814,6 @@ def config_result(dash: Dash) -> Json:
             "parameters": [item.schema() for item in PARAMETERS.values()],
             "folders": folders, "skipped": dash.library.skipped,
             "llama_server": {"value": dash.config.llama_server, "fixed": "llama_server" in dash.config.fixed}}
-
-
-@on("config:get", error="GET_CONFIG_FAILED")
-async def config_get(dash: Dash) -> Json:
-    """The engine's configuration, what is locked, and what the engine is started with."""
-    return config_result(dash)
 
 
 @on("config:update", error="UPDATE_CONFIG_FAILED", cost=5)
@@ -871,7 +864,7 @@ async def apply_config(dash: Dash, revision: int | None, changes: Json, *, reset
     if dash.engine_config["models_dirs"] != before["models_dirs"]:
         dash.spawn(dash.library.scan(), "scan")
     await dash.broadcast("config:updated", {"config": dash.engine_config})
-    return config_result(dash)
+    return config_get(dash)
 
 
 @on("settings:get", error="GET_SETTINGS_FAILED")
@@ -1291,10 +1284,15 @@ def require_files(path: Path) -> None:
         raise sqlite3.OperationalError("unable to open database file")
 
 
+def stored(row: Json) -> Json:
+    """A row as SQLite takes it: lists and objects are JSON."""
+    return {name: json.dumps(value) if isinstance(value, dict | list) else value for name, value in row.items()}
+
+
 def insert(db: sqlite3.Connection, table: str, row: Json, *, replace: bool = False) -> int:
     """Add a row, or put it in the place of the one with its key; its id."""
     return db.execute(f"INSERT {'OR REPLACE ' if replace else ''}INTO {table} ({', '.join(row)}) "
-                      f"VALUES ({', '.join('?' * len(row))})", [*row.values()]).lastrowid or 0
+                      f"VALUES ({', '.join('?' * len(row))})", [*stored(row).values()]).lastrowid or 0
 
 
 class Statements:
@@ -1418,12 +1416,12 @@ class Statements:
 class DatabaseFile(Statements):
     """One SQLite file that is backed up, kept where it is and, by who holds its folder's lock, made and `repair`ed."""
 
-    def __init__(self, path: Path | str, version: int = max(MIGRATIONS), *, repair: bool = True) -> None:
+    def __init__(self, path: Path | str, *, repair: bool = True) -> None:
         super().__init__(Path(path))
         self.backing_up = threading.RLock()
         with self.explained(f"{self.path} cannot be opened"):
             try:
-                self.connection = self.connect(None if repair else version)
+                self.connection = self.connect(as_is=not repair)
             except DatabaseDamaged as problem:
                 if not repair:
                     raise DatabaseDamaged(f"{self.path} is damaged or of another version: restart llamadash, "
@@ -1431,7 +1429,7 @@ class DatabaseFile(Statements):
                 self.restore(problem)
                 self.connection = self.connect()
             if repair:
-                self.migrate(version)
+                self.migrate()
                 for left in self.backups(".part", ".part-journal"):  # by a kill during a backup
                     left.unlink(missing_ok=True)
             self.files = files_at(self.path)
@@ -1441,12 +1439,12 @@ class DatabaseFile(Statements):
             self.clock = TrustedClock(self.get_meta("clock", {}), self.ran_until)
         self.opened = True
 
-    def connect(self, version: int | None = None) -> sqlite3.Connection:
-        """A connection to the file, which must be of `version` if given, set up for one writer and many readers."""
+    def connect(self, *, as_is: bool = False) -> sqlite3.Connection:
+        """A connection for one writer and many readers to the file, which may be new or old unless used `as_is`."""
         with contextlib.ExitStack() as failed, self.explained(f"{self.path} cannot be opened"):
             require_files(self.path)
             if not os.path.lexists(self.path) or not self.path.stat().st_size:
-                if version or self.good_backup():  # else this is the first start
+                if as_is or self.good_backup():  # else this is the first start
                     raise DatabaseDamaged("it is missing or empty")
                 self.path.touch(mode=0o600)
             os.chmod(self.path, 0o600)
@@ -1454,7 +1452,7 @@ class DatabaseFile(Statements):
             failed.callback(connection.close)
             connection.row_factory, connection.text_factory = sqlite3.Row, LENIENT_TEXT
             connection.create_function("ADDED", 2, added, deterministic=True)
-            self.check(connection, version)  # a file that is not ours may not change by one byte
+            self.check(connection, as_is)  # a file that is not ours may not change by one byte
             if not user_version(connection):
                 connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # before the first table, or never
             connection.execute("PRAGMA journal_mode = WAL")
@@ -1465,7 +1463,7 @@ class DatabaseFile(Statements):
             failed.pop_all()
             return connection
 
-    def check(self, connection: sqlite3.Connection, version: int | None) -> None:
+    def check(self, connection: sqlite3.Connection, as_is: bool) -> None:
         """DatabaseDamaged where SQLite says so, it is empty or of another version; DatabaseRefused of none of ours."""
         found = user_version(connection)
         if found > 0 and found not in MIGRATIONS:
@@ -1480,13 +1478,13 @@ class DatabaseFile(Statements):
                                   "place, or use another --data-dir.")
         if not damage and not found and self.good_backup():
             damage = "there is nothing in it"
-        if damage or version not in (None, found):
+        if damage or (as_is and found != max(MIGRATIONS)):
             raise DatabaseDamaged(damage or "it is of another version")
 
-    def migrate(self, version: int) -> None:
+    def migrate(self) -> None:
         """Run the migrations that this file has not seen, each in its own transaction after a backup."""
         found = user_version(self.connection)
-        for number in [number for number in MIGRATIONS if found < number <= version]:
+        for number in [number for number in MIGRATIONS if number > found]:
             if found:
                 self.backup(self.path.parent / f"backups/before-migration-{number}.db")
             try:
@@ -1699,12 +1697,12 @@ class ModelRows(DatabaseFile):
             known, now = self.all_models(), now_ms()
             rows = [{**MODEL_DEFAULTS, "created_at": now, "updated_at": now, **row} for row in new]
             for row in rows:
-                insert(db, "models", encoded_model(row))
+                insert(db, "models", row)
             for row in changed:
                 if old := known.get(row["id"]):
                     row = {**row, "updated_at": now, "revision": old["revision"] + 1} if revised else row
                     db.execute(f"UPDATE models SET {', '.join(f'{name} = ?' for name in row)} WHERE id = ?",
-                               [*encoded_model(row).values(), row["id"]])
+                               [*stored(row).values(), row["id"]])
                     rows.append({**old, **row})
             self.model_rows = known | {row["id"]: row for row in rows}
 
@@ -1739,7 +1737,7 @@ class ModelRows(DatabaseFile):
         benchmark = {"timestamp": now_ms(), **benchmark}
         with self.transaction() as db:
             return {**benchmark, "id": insert(db, "benchmarks", {
-                "timestamp": benchmark["timestamp"], "model": benchmark["model"], "result": json.dumps(benchmark)})}
+                "timestamp": benchmark["timestamp"], "model": benchmark["model"], "result": benchmark})}
 
     def benchmarks(self, model: str) -> list[Json]:
         """The benchmarks of one model, newest first."""
@@ -1750,10 +1748,8 @@ class ModelRows(DatabaseFile):
 class MetricRows(DatabaseFile):
     """Samples of the machine, and the averages of them that are kept for longer."""
 
-    last_minute = -1  # of which a sample was saved
-
     def add_metrics(self, metrics: Json, timestamp: int | None = None) -> None:
-        """Save one sample; the first one of a minute makes the averages that are complete by then."""
+        """Save one sample, and the averages that are complete by then."""
         values, timestamp = series_of(metrics), now_ms() if timestamp is None else timestamp
         if not values:
             return
@@ -1762,9 +1758,7 @@ class MetricRows(DatabaseFile):
                                    **{f"{name}_max": value for name, value in values.items()}}, replace=True)
         self.series_seen.update(values)
         self.clock.now()  # a jump is noticed at the next sample
-        if timestamp // ROLL_UPS[0] != self.last_minute:
-            self.roll_up(timestamp)
-            self.last_minute = timestamp // ROLL_UPS[0]
+        self.roll_up(timestamp)
 
     def roll_up(self, until: int) -> None:
         """Make those averages of each width that are complete at `until` and not there yet, from the single samples."""
@@ -1955,7 +1949,7 @@ class RequestRows(DatabaseFile):
         """Save events {timestamp, kind, model?, reason?, details?} and return them with their ids."""
         rows = [{"model": None, "reason": None, **row, "details": row.get("details") or {}} for row in rows]
         with self.transaction() as db:
-            return [{**row, "id": insert(db, "events", {**row, "details": json.dumps(row["details"])})} for row in rows]
+            return [{**row, "id": insert(db, "events", row)} for row in rows]
 
     def events(self, from_ms: int, to_ms: int, model: str | None = None, limit: int = 1000,
                kind: str | None = None, *, lives: bool = False, rare: bool = False) -> list[Json]:
@@ -2043,9 +2037,8 @@ class AccessRows(DatabaseFile):
                     requests_per_minute: int | None = None) -> Json:
         """Save a key by its hash and the first characters of its text."""
         with self.transaction() as db:
-            id = insert(db, "api_keys", {
-                "name": name, "hash": hash, "start": start, "models": models if models is None else json.dumps(models),
-                "requests_per_minute": requests_per_minute, "created_at": now_ms()})
+            id = insert(db, "api_keys", {"name": name, "hash": hash, "start": start, "models": models,
+                                         "requests_per_minute": requests_per_minute, "created_at": now_ms()})
         return self.api_keys("id = ?", (id,))[0]
 
     def revoke_api_key(self, id: int) -> Json:
@@ -2293,12 +2286,6 @@ def decoded_model(row: Json) -> Json:
             row[name] = MODEL_DEFAULTS[name]
         row[name] = bool(row[name]) if type(MODEL_DEFAULTS[name]) is bool else row[name]
     return {**row, "name": row["name"] or str(row["id"]), "parameters": good_values(row["parameters"], PARAMETER_KINDS)}
-
-
-def encoded_model(row: Json) -> Json:
-    """Some columns of a model, as SQLite stores them."""
-    return {name: json.dumps(value) if name in JSON_COLUMNS and value is not None else value
-            for name, value in row.items()}
 
 
 def dated(row: sqlite3.Row) -> Json:

@@ -2397,7 +2397,7 @@ def test_a_migration_that_fails_leaves_the_old_version(tmp_path: Path, monkeypat
         raise ZeroDivisionError
     monkeypatch.setattr(llamadash, "MIGRATIONS", llamadash.MIGRATIONS | {99: m_broken})
     with pytest.raises(ZeroDivisionError):
-        llamadash.Database(path, 99)
+        llamadash.Database(path)
     monkeypatch.undo()
     again = llamadash.Database(path)
     assert again.get_model("tiny")
@@ -2417,8 +2417,6 @@ def test_a_migration_that_sqlite_refuses_is_no_damage(
         db.execute("DROP TABLE models")
         db.execute("INSERT INTO nowhere VALUES (1)")
     monkeypatch.setattr(llamadash, "MIGRATIONS", llamadash.MIGRATIONS | {99: m_broken})
-    really = llamadash.Database
-    monkeypatch.setattr(llamadash, "Database", lambda path: really(path, 99))
     for _ in range(2):
         assert llamadash.main(["--port", "0", "--data-dir", str(tmp_path)]) == llamadash.EXIT_DATABASE
         error = capsys.readouterr().err
