@@ -57,6 +57,22 @@ test("samples are joined by a line also after a longer interval was set", async 
   assert.deepEqual(charts.history.column("cpu_usage").avg, [1, 5, 5]);
 });
 
+test("charts that get new values together are drawn one after the other, each in a turn of its own", async () => {
+  const drawn = [];
+  const charts = ["one", "two", "three"].map((label) => {
+    const chart = new LinkedChart({ link: new ChartLink(), label, timestamps: [], series: [] });
+    chart.update = () => drawn.push(chart.props.label);
+    return chart;
+  });
+  for (const round of [1, 2]) for (const chart of charts) chart.receive({ ...chart.props, label: `${chart.props.label} ${round}` });
+  assert.deepEqual(drawn, []);
+  for (const count of [1, 2, 3, 3]) {
+    await new Promise((resolve) => setTimeout(resolve));
+    assert.equal(drawn.length, count);
+  }
+  assert.deepEqual(drawn, ["one 1 2", "two 1 2", "three 1 2"]);
+});
+
 test("a chart is zoomed by keys, shows one line alone, and an old stretch does not go on", () => {
   const zooms = [];
   const series = [{ label: "a", values: [1, 2, 3] }, { label: "b", values: [400, 500, 600] }];

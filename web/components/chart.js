@@ -171,6 +171,16 @@ function bandPath(xs, low, high, y) {
     `M${[...run, ...(lower[at] ?? []).slice().reverse()].map((point) => point.join(" ")).join("L")}Z`).join("");
 }
 
+/** @type {Set<Chart>} with new values that are not drawn yet */
+const renewed = new Set();
+
+function drawRenewed() {
+  const [chart] = renewed;
+  renewed.delete(chart);
+  chart.update();
+  if (renewed.size) setTimeout(drawRenewed);
+}
+
 /**
  * A time series chart with a read-out under pointer, finger and arrow keys.
  *
@@ -187,6 +197,12 @@ export class Chart extends Component {
     this.state = { width: 0, at: null, keyboard: false, only: null };
     /** @type {any} */
     this.plot = null;
+  }
+
+  /** New values come to many charts at once: each is drawn in a turn of its own, for all in one hold the page up. */
+  receive(/** @type {any} */ props) {
+    this.props = props;
+    if (renewed.add(this).size === 1) setTimeout(drawRenewed);
   }
 
   /** The lines that are drawn: the one that was isolated, or all. @returns {Series[]} */

@@ -7,7 +7,7 @@ const SAID_MS = 1_500;
  * Put `text` on the clipboard, also where the page was not opened over HTTPS.
  * @param {string} text @returns {Promise<boolean>}
  */
-export async function copyText(text) {
+async function copyText(text) {
   try {
     if (navigator.clipboard) {
       await navigator.clipboard.writeText(text);

@@ -129,7 +129,7 @@ function best(query, entries) {
  * The palette, or nothing more where it is open already.
  * @param {{state: any, router: any, query?: string}} options
  */
-export async function openPalette({ state, router, query = "" }) {
+async function openPalette({ state, router, query = "" }) {
   if (isOpen()) return open.leave();
   /** @type {Entry[]} */
   const conversations = [];

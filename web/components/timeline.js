@@ -51,7 +51,7 @@ const EVENTS_THEMSELVES = ["crashed", "failed", "backup", "build", "download"];
  * What happened, in plain words after its label.
  * @param {Event} event
  */
-export function eventWords({ kind, model, reason, details }) {
+function eventWords({ kind, model, reason, details }) {
   const words = reasonWords(reason);
   if (["loading", "restart", "loaded"].includes(kind)) {
     const { seconds, after } = details ?? {};
@@ -68,7 +68,7 @@ export function eventWords({ kind, model, reason, details }) {
 }
 
 /** A kind of event as people call it, and its kind of badge. @param {string} kind @returns {[string, string]} */
-export function eventLabel(kind) {
+function eventLabel(kind) {
   return KINDS[kind] ?? [sentence(kind), "neutral"];
 }
 

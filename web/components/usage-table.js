@@ -74,7 +74,7 @@ export function usageCsv(by, rows) {
 }
 
 /** An amount of money: `0.57 €`. @param {number | null | undefined} value @param {string} currency */
-export function money(value, currency) {
+function money(value, currency) {
   return typeof value === "number" ? `${fixed(value, value && value < 0.1 ? 4 : 2)} ${currency}` : "–";
 }
 
@@ -83,7 +83,7 @@ export function money(value, currency) {
  * @param {string} name @param {{since: number, energy: number | null, loading: number}} kept
  * @param {{energy_price?: number | null, currency?: string}} settings
  */
-export function keepingWords(name, { since, energy: joules, loading }, { energy_price: price, currency = "" }) {
+function keepingWords(name, { since, energy: joules, loading }, { energy_price: price, currency = "" }) {
   const after = `unloading it adds ${duration(loading)} to the first request`;
   if (joules === null) return `${name} has been loaded since ${dateTime(since)}: its energy is unknown, ${after}.`;
   const cost = typeof price === "number" ? ` (${money((joules / 3.6e6) * price, currency)})` : "";

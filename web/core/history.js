@@ -13,7 +13,7 @@ const GAP_BUCKETS = 2.5; // a longer silence shows as a gap
  * @param {any} metrics
  * @returns {Record<string, number | null>}
  */
-export function seriesOf(metrics) {
+function seriesOf(metrics) {
   const { gpus, engine, process, ...plain } = metrics;
   const load = Array.isArray(plain.load_average) ? plain.load_average[0] : plain.load_average;
   /** @type {Record<string, any>} */

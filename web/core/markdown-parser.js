@@ -304,7 +304,7 @@ const WORD = /[\p{L}\p{N}]/u;
  * @param {number} [depth]
  * @returns {Inline[]}
  */
-export function parseInline(text, depth = 0) {
+function parseInline(text, depth = 0) {
   /** @type {Inline[]} */
   const parts = [];
   /** @type {Set<string>} marks that are known not to be closed further on: keeps hostile text linear */

@@ -27,7 +27,7 @@ export async function toWav(sound) {
 }
 
 /** What stands before 16-bit samples of one channel. @param {number} size of these, in bytes */
-export function wavHeader(size) {
+function wavHeader(size) {
   const view = new DataView(new ArrayBuffer(44));
   const text = (/** @type {number} */ at, /** @type {string} */ word) => (
     [...word].forEach((letter, further) => view.setUint8(at + further, letter.charCodeAt(0))));

@@ -78,7 +78,7 @@ export function samplesOf({ timestamps, series }) {
  * The newest sample with those of the same step averaged in, so that no short peak is lost.
  * @param {Json} before @param {Json} sample
  */
-export function blended(before, sample) {
+function blended(before, sample) {
   const count = before.blended ?? 1;
   /** @param {Json} old @param {Json} values @returns {Json} */
   const mean = (old, values) => Object.fromEntries(Object.entries(values).map(([name, value]) =>
