@@ -3989,9 +3989,6 @@ class Walk:
                 self.reasons[path] = "not a regular file"
             elif not encodable(path):
                 self.reasons[path] = "its name is not valid UTF-8"
-            elif re.search(UNPRESENTABLE, path):
-                self.reasons[path] = ("its path has a character that the engine cannot take "
-                                      "(; # or a control character)")
             elif not inside:
                 self.reasons[path] = "links to a file outside the model folders: add its folder"
             else:
@@ -5325,12 +5322,6 @@ class Build:
     size: int | None = None  # bytes of its program, or of all that was installed with it
 
     @property
-    def backends(self) -> list[str]:
-        """What it computes with, such as CUDA or Vulkan; CPU is always there."""
-        names = [re.sub(r"^MTL$", "Metal", re.sub(r"\d+$", "", device["name"])) for device in self.devices]
-        return list(dict.fromkeys([*names, "CPU"]))
-
-    @property
     def number(self) -> int | None:
         """The number of llama.cpp's build, where the program tells it."""
         found = re.search(r"\bbuild (\d{3,6})\b|^(\d{3,6})\b", self.version or "")
@@ -5345,8 +5336,10 @@ class Build:
 
     def as_json(self) -> Json:
         """What clients see of it."""
+        backends = [re.sub(r"^MTL$", "Metal", re.sub(r"\d+$", "", device["name"])) for device in self.devices]
         return {"id": self.id, "kind": self.kind, "path": self.path, "version": self.version, "warning": self.warning,
-                "backends": self.backends, "devices": list(self.devices), "problem": self.problem, "size": self.size}
+                "backends": list(dict.fromkeys([*backends, "CPU"])), "devices": list(self.devices),
+                "problem": self.problem, "size": self.size}
 
 
 class Builds:
@@ -5980,12 +5973,10 @@ class EngineOutput:
 
 async def body_of(response: aiohttp.ClientResponse, limit: int) -> bytes:
     """The body of a response, of one with more than `limit` bytes only the beginning, which is longer than that."""
-    body = bytearray()
-    async for block in response.content.iter_any():  # one read would give what has arrived so far
-        body += block
-        if len(body) > limit:
-            break
-    return bytes(body)
+    try:
+        return await response.content.readexactly(limit + 1)
+    except asyncio.IncompleteReadError as complete:
+        return complete.partial
 
 
 class Instance:
