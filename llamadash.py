@@ -2765,6 +2765,7 @@ GPU_OVERHEAD = {"CUDA": 632 << 20, "ROCm": 512 << 20, "SYCL": 384 << 20, "Vulkan
 INPUT_TENSORS = re.compile(r"(?:per_layer_)?token_embd|token_types|position_embd")  # which stay in main memory
 EXPERT_TENSORS = re.compile(r"\.ffn_(?:up|down|gate|gate_up)_(?:ch|)exps")  # which cpu-moe keeps there
 FIT_MARGIN = "1024"  # MiB that the engine leaves free on each device when it chooses by itself: fit-target
+PIPELINED = 4  # batches that are under way at once where a whole model is split over several GPUs
 FIT_MIN_CONTEXT = 4096  # the engine shrinks a context that nobody asked for no further, unless fit-ctx differs
 LARGEST_CONTEXT = 1 << 24  # tokens; no model was trained for more
 CPU_PARAMETERS = frozenset(("n-gpu-layers", "cpu-moe", "n-cpu-moe", "override-tensor"))  # by which weights are moved
@@ -2924,7 +2925,6 @@ class Placement:
         self.weigh(header.tensor_sizes)
         slots = number_of(parameters, "parallel", -1)
         self.slots = slots if slots > 0 else DEFAULT_SLOTS
-        self.margin = max(int(float(size)) << 20 for size in str(parameters.get("fit-target", FIT_MARGIN)).split(","))
         self.streams = 1 if slots < 1 or parameters.get("kv-unified") is True else slots  # caches that are kept apart
         batch = max(number_of(parameters, "batch-size", 2048), 1)
         self.ubatch = min(number_of(parameters, "ubatch-size", 512) or batch, batch)
@@ -2938,6 +2938,12 @@ class Placement:
         if parameters.get("split-mode") == "none" and self.gpus:
             main = min(max(number_of(parameters, "main-gpu", 0), 0), len(self.gpus) - 1)
             self.gpus = [self.gpus[main]]
+        said = [int(float(size)) << 20 for size in str(parameters.get("fit-target", FIT_MARGIN)).split(",")]
+        rest = said[-1] if len(said) == 1 else int(FIT_MARGIN) << 20
+        self.margins = dict(itertools.zip_longest(self.gpus or [self.host], said[:len(self.gpus) or 1], fillvalue=rest))
+        moved = any(parameters.get(key) for key in ("cpu-moe", "n-cpu-moe", "override-tensor"))
+        self.pipelined = len(self.gpus) > 1 and not moved and parameters.get("kv-offload") is not False and \
+            parameters.get("split-mode", "layer") == "layer"
         self.draft: Placement | None = None  # the model that drafts for it: as a whole, in the same context
         self.weigh_beside(header.beside)
         self.projector_at = self.gpus[0] if self.gpus and parameters.get("mmproj-offload") is not False else self.host
@@ -2994,15 +3000,19 @@ class Placement:
             layer.keys * self.key_bytes + layer.values * self.value_bytes)) + layer.state * 4 * self.slots
             for layer in self.layers]
 
-    def compute(self, context: int) -> int:
-        """Bytes of scratch memory for one batch, and of the probabilities that come out."""
+    def compute(self, context: int) -> tuple[int, int]:
+        """Bytes of scratch memory for one batch, and of what goes in and comes out alone."""
         tokens = min(self.ubatch, rounded_up(context))
         one, sliding = (cells // self.streams for cells in self.cells(context))
-        masks = one + (sliding if self.window else 0)
+        masks = (2 if self.flash else 4) * (one + (sliding if self.window else 0))
         heads, vocabulary = (self.model[key] or 0 for key in ("head_count", "vocabulary_size"))
-        attention = 2 * masks if self.flash else 4 * one * (heads + 1)  # a matrix for every head
+        width = 4 * (self.model["embedding_length"] or 0)
+        attention = masks if self.flash else masks + 4 * one * heads + width  # a matrix for every head
         work = max(tokens * self.work, tokens * self.mixing + round(self.copies * self.slots))
-        return tokens * (attention + 128) + 4 * (work + vocabulary * self.slots)  # 128: positions and the like
+        often = 7 if any(layer.state for layer in self.layers) else 5 + (not self.flash)  # as measured or more
+        answers = 4 * vocabulary * self.slots
+        return (tokens * (attention + 128) + 4 * work + answers,  # 128: positions and the like
+                tokens * (masks + often * width) + answers)
 
     def layer_bytes(self, context: int) -> list[tuple[int, int]]:
         """For each layer and, last, the output: what a GPU takes of it, and what stays in main memory all the same."""
@@ -3020,6 +3030,8 @@ class Placement:
         """Bytes on a GPU beside weights, cache and compute, `mixed` where the other memory holds weights as well."""
         backend = re.sub(r"\d+$", "", self.devices[gpu]["name"])
         copied = self.largest_tensor if mixed else 0  # for long prompts, weights are brought to the GPU
+        if self.parameters.get("kv-offload") is False:
+            copied += max(self.cache(context))
         if self.flash and backend in ("CUDA", "ROCm") and {self.key_bytes, self.value_bytes} != {2.0}:
             widest = max(layer.keys + layer.values for layer in self.layers)  # whose cache is decompressed
             copied += 2 * self.cells(context)[0] * widest
@@ -3043,7 +3055,7 @@ class Placement:
         if whole or self.parameters.get("fit") in (False, "off"):
             return len(sizes)
         taken, count = [*itertools.accumulate(on_gpu for on_gpu, _ in reversed(sizes))], 0
-        rooms = [(self.devices[at]["free"] or 0) - self.margin - beside[at] - each for at in self.gpus]
+        rooms = [(self.devices[at]["free"] or 0) - self.margins[at] - beside[at] - each for at in self.gpus]
         for copied in (0, self.largest_tensor):  # which is brought to the GPU where not all fit
             free = sum(max(room - copied, 0) for room in rooms)
             if (count := sum(total <= free for total in taken)) == len(sizes):
@@ -3052,11 +3064,14 @@ class Placement:
 
     def split(self, context: int, *, whole: bool = False) -> tuple[list[int], int]:
         """Bytes needed on every device, how many of them in main memory only as GPUs are full; as a `whole`, none."""
-        compute, sizes, gpus = self.compute(context), self.layer_bytes(context), self.gpus
-        extra = compute + max((self.overhead(at, context, mixed=False) for at in gpus), default=0)
+        (compute, given), sizes, gpus = self.compute(context), self.layer_bytes(context), self.gpus
+        extra = max((self.overhead(at, context, mixed=False) for at in gpus), default=0)
         used = self.draft.split(context)[0] if self.draft else [0] * len(self.devices)
         used[self.projector_at] += self.projector
-        count = self.offloaded(sizes, extra, used, whole)
+        for copies in (PIPELINED, 1)[not self.pipelined:]:  # of what goes in
+            count = self.offloaded(sizes, extra + compute + (copies - 1) * given, used, whole)
+            if count == len(sizes):
+                break
         used[self.host] += self.input
         places = {device["name"]: at for at, device in enumerate(self.devices)}
         for name, size in self.elsewhere.items():
@@ -3070,10 +3085,9 @@ class Placement:
         busy = [at for at, device in enumerate(self.devices) if device["kind"] == "gpu" and used[at]]
         correction = (self.model.get("memory_correction") or {}).get("gpu", 0)
         for at in busy:
-            besides = compute + self.overhead(at, context, mixed=mixed) + correction // len(busy)
+            besides = compute + (copies - 1) * given + self.overhead(at, context, mixed=mixed) + correction // len(busy)
             used[at] = max(0, used[at] + besides)
-        if not count:
-            used[self.host] += compute
+        used[self.host] += compute if mixed or not count else copies * given
         if not self.drafts:  # of which this is part
             used[self.host] += sum([used[at] for at, device in enumerate(self.devices) if device.get("unified")])
         return used, left if gpus and number_of(self.parameters, "n-gpu-layers", -1) < 0 else 0
@@ -3081,8 +3095,9 @@ class Placement:
     def fits(self, context: int, *, whole: bool = False) -> bool:
         """Whether every device has room; as a `whole`, as the engine sees it, which leaves something free."""
         room = "total" if whole and not self.gpus else "free"  # it counts on all of main memory
-        return all(not need or device[room] is None or need + self.margin * whole <= device[room]
-                   for need, device in zip(self.split(context, whole=whole)[0], self.devices, strict=True))
+        return all(not need or self.devices[at][room] is None or
+                   need + self.margins.get(at, 0) * whole <= self.devices[at][room]
+                   for at, need in enumerate(self.split(context, whole=whole)[0]))
 
     def largest(self, limit: int, *, whole: bool = False) -> int:
         """The largest context up to `limit` that fits, a multiple of CONTEXT_STEP, or 0."""
@@ -3108,7 +3123,7 @@ def estimate_memory(model: Json, parameters: Json, devices: list[Json], header: 
             context = max(placement.largest(full, whole=True), least)
     used, spills = placement.split(context)
     parts = {"weights": model["file_size"] or 0, "kvCache": sum(placement.cache(context)),
-             "compute": placement.compute(context)}
+             "compute": placement.compute(context)[0]}
     more = {"projector": placement.projector, "adapters": placement.adapters,
             "draft": sum(placement.draft.split(context)[0]) if placement.draft else 0}
     parts |= {name: size for name, size in more.items() if size}

@@ -3413,17 +3413,88 @@ def test_estimate_of_rarer_shapes_is_what_the_engine_takes(name: str, tmp_path: 
         assert taken.total() - 0.05 <= found["total"] / MIB <= taken.total() * 1.04, (taken, found["compute"] / MIB)
 
 
+def buffers_said(path: Path, parameters: Json) -> list[tuple[str, str, float]]:
+    """What a real engine says of its buffers as it loads a model: the device, the kind, and MiB."""
+    words = [word for key, value in parameters.items() for word in (f"--{key}", str(value))]
+    process = subprocess.Popen(
+        [llama_server(), *words, "-m", str(path), "--port", str(unused_port()), "--verbosity", "4", "--no-warmup"],
+        text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env={**os.environ, "LLAMA_SERVER_ROUTER_PORT": "0"})
+    assert process.stdin and process.stdout
+    with process:
+        lines = list(itertools.takewhile(lambda line: '"state":"ready"' not in line, process.stdout))
+        process.stdin.close()  # which ends it, be it ready or not
+        process.stdout.read()
+    kinds = "model|LoRA|KV|RS|compute|output"
+    found = re.findall(rf"(\S+) +({kinds}) buffer size = +([\d.]+) MiB", "".join(lines))
+    return [(device, kind, float(size)) for device, kind, size in found]
+
+
 def buffers_of(path: Path, parameters: Json) -> collections.Counter[str]:
     """What a real engine says of its buffers (MiB), by their kind, as it loads a model."""
-    words = [word for key, value in parameters.items() for word in (f"--{key}", str(value))]
-    done = subprocess.run([llama_server(), "-m", str(path), "--port", str(unused_port()), "--verbosity", "4",
-                           "--no-warmup", *words], capture_output=True, text=True, stdin=subprocess.DEVNULL,
-                          env={**os.environ, "LLAMA_SERVER_ROUTER_PORT": "0"}, timeout=120)
     taken = collections.Counter[str]()
-    kinds = "model|LoRA|KV|RS|compute|output"
-    for kind, size in re.findall(rf"({kinds}) buffer size = +([\d.]+) MiB", done.stdout + done.stderr):
-        taken[kind] += float(size)
+    for _, kind, size in buffers_said(path, parameters):
+        taken[kind] += size
     return taken
+
+
+@contextlib.contextmanager
+def workers(count: int) -> Iterator[list[str]]:
+    """The addresses of so many RPC workers, which a real engine uses like GPUs."""
+    program = Path(llama_server()).with_name("ggml-rpc-server")
+    if not program.exists():
+        pytest.skip("there is no ggml-rpc-server beside llama-server")
+    ports = [unused_port() for _ in range(count)]
+
+    def listens(port: int) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return True
+        return False
+    with contextlib.ExitStack() as stack:
+        for port in ports:
+            process = subprocess.Popen([program, "-H", "127.0.0.1", "-p", str(port)], stdout=subprocess.DEVNULL,
+                                       stderr=subprocess.DEVNULL)
+            stack.callback(process.wait)
+            stack.callback(process.terminate)
+        for port in ports:
+            wait_for(functools.partial(listens, port), "a worker listens")
+        yield [f"127.0.0.1:{port}" for port in ports]
+
+
+@pytest.mark.parametrize(("name", "parameters"), [
+    ("grouped queries", {"n-gpu-layers": 99}), ("grouped queries", {"n-gpu-layers": 4}),
+    ("grouped queries", {"n-gpu-layers": 99, "flash-attn": "off"}), ("sliding window", {"n-gpu-layers": 99}),
+    ("state space", {"n-gpu-layers": 99, "parallel": 2}), ("latent attention", {"n-gpu-layers": 99})])
+def test_estimate_for_several_devices_is_what_the_engine_takes(name: str, parameters: Json, tmp_path: Path) -> None:
+    """On each device, and in main memory: a whole model that is split has what goes in of four batches on each."""
+    path = write_shape(tmp_path / "m.gguf", *SHAPES[name])
+    header = llamadash.gguf_read(path, named=True)
+    row = {**ROW, **llamadash.gguf_facts([header]), "file_size": path.stat().st_size}
+    parameters = {"ctx-size": 16384, **parameters}
+    with workers(2) as addresses:
+        said = buffers_said(path, {"rpc": ",".join(addresses), **parameters})
+    taken = collections.Counter[str]()
+    for device, _, size in said:
+        at = next((at for at, address in enumerate(addresses) if address in device), None)
+        taken["Main memory" if at is None else f"RPC{at}"] += size
+    devices = [{**GPU, "name": f"RPC{at}"} for at in range(2)]
+    found = llamadash.estimate_memory(row, parameters, [*devices, CPU], header)["devices"]
+    for device in found:
+        usual, real = 256 if device["kind"] == "gpu" else 0, taken[device["name"]]
+        assert real - 0.1 <= device["used"] / MIB - usual <= 1.1 * real + 10, (device["name"], taken, found)
+
+
+@pytest.mark.parametrize(("free", "target", "least"), [
+    (4, "1024", 2.9), (4, "1024,0", 3.4), (4, "0,1024", 3.4), (4, "0", 3.9), (4, "2048,1024", 2.4), (4, "2048", 1.9)])
+def test_each_device_has_its_own_margin(free: float, target: str, least: float) -> None:
+    """What fit-target says is for the devices in their order, the usual for the others; one number is for all."""
+    devices = [{**GPU, "name": f"CUDA{at}", "free": free * GB} for at in range(2)]
+    found = llamadash.estimate_memory(ROW, {"ctx-size": 4096, "fit-target": target}, [*devices, CPU])
+    assert least - 0.4 < sum(item["used"] for item in found["devices"][:2]) / 2 / GB <= least + 0.1
+    row = {**ROW, "file_size": 2 * GB}
+    context, usual = (llamadash.estimate_memory(row, given, [*devices, CPU])["context"]
+                      for given in ({"fit-target": target}, {}))
+    assert context <= usual if target.startswith(("1024", "2048")) else context > usual
 
 
 def write_adapter(path: Path, rank: int = 64) -> Path:
@@ -3482,7 +3553,7 @@ def test_what_runs_beside_a_model_goes_where_it_is_told(tmp_path: Path) -> None:
 
 
 def test_what_fitting_leaves_free_and_how_far_it_goes() -> None:
-    """As fit-target and fit-ctx say it; of several devices the most that is left free."""
+    """As fit-target and fit-ctx say it."""
     def found(free: float, **parameters: Any) -> Json:
         named = {key.replace("_", "-"): value for key, value in parameters.items()}
         return llamadash.estimate_memory(ROW, named, [{**GPU, "free": free * GB}, CPU])
@@ -3647,7 +3718,7 @@ def test_layers_are_split_between_gpus() -> None:
         return [device["used"] / GB for device in found["devices"]]
 
     assert used() == pytest.approx([7.0, 1.8, 0], abs=0.5)
-    assert used(tensor_split="1,1") == pytest.approx([4.4, 4.4, 0], abs=0.5)
+    assert used(tensor_split="1,1") == pytest.approx([4.7, 4.5, 0], abs=0.5)
     assert used(tensor_split="0,1") == pytest.approx([0, 8.7, 0], abs=0.5)
     assert used(tensor_split="nonsense") == used()
     assert used(split_mode="none", main_gpu=1) == pytest.approx([0, 8.7, 0], abs=0.5)
