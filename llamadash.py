@@ -916,9 +916,7 @@ async def password_set(dash: Dash, client: Client, *, password: Annotated[str, L
     address = counted_address(client.address)
     dash.db.set_meta("password", await dash.access.in_turn(address, hashed_password, password) if password else None)
     dash.event("key", reason="The password was set" if password else "The password was removed")
-    for row in dash.db.sessions():
-        if row["id"] != client.session_id:
-            dash.db.delete_sessions(row["id"])
+    dash.db.delete_sessions(but=client.session_id)
     return {"password": bool(password)}
 
 
@@ -2016,10 +2014,10 @@ class AccessRows(DatabaseFile):
                 db.execute("UPDATE sessions SET used_at = ? WHERE id = ?", (now, row["id"]))
         return rows[0]["id"] if rows else None
 
-    def delete_sessions(self, id: str | None = None) -> int:
-        """End one session, or all, and return how many there were."""
+    def delete_sessions(self, id: str | None = None, *, but: str | None = None) -> int:
+        """End one session, or all `but` one, and return how many there were."""
         with self.transaction() as db:
-            return db.execute("DELETE FROM sessions WHERE id = COALESCE(?, id)", (id,)).rowcount
+            return db.execute("DELETE FROM sessions WHERE id = COALESCE(?, id) AND id IS NOT ?", (id, but)).rowcount
 
     def api_keys(self, condition: str = "1", values: Sequence[Any] = ()) -> list[Json]:
         """The keys, newest first, also those revoked: {id, name, start, models, requests_per_minute, …_at}."""
@@ -2164,8 +2162,8 @@ class Database(ModelRows, MetricRows, RequestRows, AccessRows, ConversationRows)
 
     def config(self) -> Json:
         """What the user saved of the engine's configuration, and its `revision`."""
-        saved = {row["key"]: decoded(row, "value") for row in self.rows("SELECT key, value FROM server_config")}
-        saved = {key: value for key, value in saved.items() if value is not None}
+        saved = {row["key"]: value for row in self.rows("SELECT key, value FROM server_config")
+                 if (value := decoded(row, "value")) is not None}
         return {**saved, "revision": saved["revision"] if type(saved.get("revision")) is int else 1}
 
     def save_config(self, revision: int, changes: Json, current: Json | None = None, *, reset: bool = False) -> None:
@@ -2430,8 +2428,6 @@ class GGUFHeader:
     """What stands before the weights of a GGUF file."""
     metadata: Json = field(default_factory=dict)  # numbers, texts cut to MAX_KEPT_TEXT, short arrays of numbers
     lengths: dict[str, int] = field(default_factory=dict)  # items of every array
-    tensor_count: int = 0
-    parameter_count: int = 0
     tensor_types: collections.Counter[str] = field(default_factory=collections.Counter)  # parameters of each type
     tensor_sizes: dict[str, int] = field(default_factory=dict)  # bytes of each tensor, where they were asked for
     projections: dict[str, tuple[int, ...]] = field(default_factory=dict)  # shapes of those that lead into a model
@@ -2605,7 +2601,6 @@ class GGUFReader:
         for layout, times in collections.Counter(layouts).items():
             name, parameters, _ = self.tensor(layout)
             header.tensor_types[name] += times * parameters
-        header.parameter_count = sum(header.tensor_types.values())
         for tensor, layout in zip(names if self.named else [], layouts, strict=False):
             header.tensor_sizes[name := tensor.decode("utf-8", "replace")] = self.tensor(layout)[2]
             if name.startswith(("mm.", "resampler.proj.")):
@@ -2625,7 +2620,7 @@ class GGUFReader:
     def header(self) -> GGUFHeader:
         """The whole header."""
         tensors, pairs = self.beginning()
-        header = GGUFHeader(tensor_count=tensors, native=(self.order == ">") == (sys.byteorder == "big"))
+        header = GGUFHeader(native=(self.order == ">") == (sys.byteorder == "big"))
         for _ in range(pairs):
             (length,) = self.numbers("Q")
             if length > MAX_KEPT_TEXT:
@@ -2640,7 +2635,7 @@ class GGUFReader:
         if alignment & (alignment - 1) or alignment > MAX_HEADER:
             raise GGUFError(f"an alignment of {alignment} bytes")
         header.needed = self.at + -self.at % alignment + end if tensors else self.at
-        if max(header.parameter_count, header.needed) >= JSON_SAFE:
+        if max(header.tensor_types.total(), header.needed) >= JSON_SAFE:
             raise GGUFError("tensors larger than any real one")
         return header
 
@@ -2736,14 +2731,15 @@ def gguf_lengths(header: GGUFHeader) -> set[int]:
     return said.union(*ends)
 
 
-def gguf_unusable(header: GGUFHeader, tensors: int) -> str | None:
-    """Why the file is not a model that can be loaded, or None if it is one."""
+def gguf_unusable(headers: list[GGUFHeader]) -> str | None:
+    """Why the file with these shards is not a model that can be loaded, or None if it is one."""
+    header = headers[0]
     kind = "adapter" if "adapter.type" in header.metadata else header.text("general.type") or header.architecture
     if kind in NO_MODELS:
         return f"{NO_MODELS[kind]}, not a model"
     if not header.architecture:
         return "it does not say which architecture it is of"
-    return None if tensors else "only a vocabulary, without weights"
+    return None if any(shard.tensor_types for shard in headers) else "only a vocabulary, without weights"
 
 
 def gguf_flaw(header: GGUFHeader, size: int) -> str | None:
@@ -4107,7 +4103,7 @@ class Scan:
             advice = f"a part of a model that was renamed: the engine wants NAME-00001-of-{count:05}.gguf and so on"
             self.sets.setdefault((os.path.dirname(path), advice), []).append(path)
             return None
-        unusable = gguf_unusable(headers[0], sum(header.tensor_count for header in headers))
+        unusable = gguf_unusable(headers)
         flaws = [f"{os.path.basename(item.path) + ': ' if headers[1:] else ''}{flaw}: listed, but it cannot be loaded"
                  for header, item in zip(headers, files, strict=True) if (flaw := gguf_flaw(header, item.size))]
         if unusable or flaws:

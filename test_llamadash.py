@@ -2919,7 +2919,7 @@ def test_reader_knows_versions_and_byte_orders(tmp_path: Path, version: int, ord
     path = write_gguf(tmp_path / "a.gguf", {**LLAMA, "llama.rope.freq_base": 0.5}, WEIGHTS, version=version,
                       order=order)
     header = llamadash.gguf_read(path)
-    assert header.parameter_count == 4288
+    assert header.tensor_types.total() == 4288
     assert header.metadata["llama.rope.freq_base"] == 0.5
     assert header.lengths == {"tokenizer.ggml.tokens": 3}
 
@@ -3041,7 +3041,7 @@ def test_vocabularies_of_any_kind(tmp_path: Path) -> None:
                 **LLAMA, "tokenizer.ggml.tokens": other, **following, "after": at}, WEIGHTS)
             header = llamadash.gguf_read(path)
             assert (header.lengths["tokenizer.ggml.tokens"], header.metadata["after"]) == (len(other), at)
-            assert header.parameter_count == 4288
+            assert header.tensor_types.total() == 4288
     big = write_gguf(tmp_path / "b.gguf", {**LLAMA, "tokenizer.ggml.tokens": tokens, "after": 9}, WEIGHTS, order=">")
     assert llamadash.gguf_read(big).metadata["after"] == 9
 
@@ -3053,9 +3053,8 @@ def test_tensor_tables_of_any_length(tmp_path: Path) -> None:
         for order in "<>":
             path = write_gguf(tmp_path / "a.gguf", LLAMA, tensors, order=order)
             header = llamadash.gguf_read(path)
-            assert header.tensor_count == len(tensors)
             assert 0 <= path.stat().st_size - header.needed < 32
-            assert header.parameter_count == sum(math.prod(shape) for _, shape, _, _ in tensors)
+            assert header.tensor_types.total() == sum(math.prod(shape) for _, shape, _, _ in tensors)
     os.truncate(path, 8_000)
     with pytest.raises(llamadash.GGUFError, match="ends within its header"):
         llamadash.gguf_read(path)
@@ -3227,7 +3226,7 @@ def test_mutated_files_give_a_header_or_a_reason(tmp_path: Path, changes: list[t
     facts = llamadash.gguf_facts([header])
     assert json.dumps(facts, allow_nan=False).encode()
     assert all(not isinstance(value, int) or 0 <= value <= 2**53 for value in facts.values())
-    llamadash.gguf_unusable(header, header.tensor_count)
+    llamadash.gguf_unusable([header])
     llamadash.estimate_memory({**ROW, **facts}, {}, [CPU], header)
 
 
