@@ -3810,7 +3810,7 @@ async def metrics_history(dash: Dash, *, from_: Timestamp, to: Timestamp,
 
 FOLDER_LIMIT = 10.0  # s without a step forward after which a folder is given up on; a disk that wakes up needs as long
 FOLDER_THREADS = 4  # that may hang in one folder at the same time
-FOLDER_PAUSE = (2.0, 15.0)  # s between two looks at a folder: after a change, and at most
+FOLDER_PAUSE = (2.0, 15.0)  # s between two looks at a folder: after a change, and else
 FOLDER_DUTY = 0.01  # of the time may be spent in looking at one
 WATCHED = 0x3C8  # inotify's numbers of what changes a folder: written and closed, moved from and to, created, deleted
 SCAN_BROADCAST = 0.2  # seconds between two messages about a scan's progress
@@ -4350,10 +4350,9 @@ class Folders:
         self.mounted: set[str] | None = None  # where something was when that was last known
         self.known: dict[Path, Walk] = {}  # each folder as it was at the last scan
         self.looks: dict[Path, Walk] = {}  # and as last looked at
-        self.due: dict[Path, tuple[float, float]] = {}  # when to look again, and how long that pause is
-        self.rest: dict[Path, float] = {}  # when to look again at the earliest, where something has changed
+        self.due: dict[Path, float] = {}  # when to look again
+        self.rest: dict[Path, float] = {}  # and at the earliest, where the system says that something has changed
         self.watch = FolderWatch()
-        self.stirred: set[Path] = set()  # folders in which something has, as it says, since the last look
         self.changed = False  # whether a folder has, since the last scan
         self.probes = Probes(FOLDER_THREADS)
         self.links = Probes()
@@ -4366,9 +4365,8 @@ class Folders:
 
     async def look_at(self, folder: Path) -> None:
         """Look whether a folder changed since the last scan, soon again if so; a file counts once it is written."""
-        began, before, pause = time.monotonic(), self.looks.get(folder), self.due.get(folder, FOLDER_PAUSE)[1]
-        self.due[folder], self.rest[folder] = (began + 10 * FOLDER_LIMIT, pause), math.inf  # unless this look says else
-        self.stirred.discard(folder)
+        began, before = time.monotonic(), self.looks.get(folder)
+        self.due[folder], self.rest[folder] = began + 10 * FOLDER_LIMIT, math.inf  # unless this look says else
         inside, mounts, root = [self.root(other) for other in self.folders()], self.mounts, self.root(folder)
         look = Walk(root, lost={root: NO_ANSWER})
         try:
@@ -4383,11 +4381,10 @@ class Folders:
         come = {*look.files} & {*before.files} - {*known.files} if before else ()
         gone = {file.path for file in known.files} - {file.path for file in look.files}
         self.changed = self.changed or bool(come or gone or look.lost != known.lost)
-        same = before and (look.files, look.lost) == (before.files, before.lost)
-        pause = min(pause * 1.5, FOLDER_PAUSE[1]) if same else FOLDER_PAUSE[0]
+        same = before is not None and (look.files, look.lost) == (before.files, before.lost)
         ended = time.monotonic()
         self.rest[folder] = ended + max(FOLDER_PAUSE[0], (ended - began) / FOLDER_DUTY)
-        self.due[folder] = max(ended + pause, self.rest[folder]), pause
+        self.due[folder] = max(ended + FOLDER_PAUSE[same], self.rest[folder])
 
     async def stepwise(self, probes: Probes, place: str, work: Callable[[Report], Result],
                        report: Report = lambda done, total: None) -> Result:
@@ -4476,10 +4473,10 @@ class Library(Folders):
                 await self.dash.beat.wait()
                 places, now = self.watch.changed(), time.monotonic()
                 for folder in self.folders():
+                    due = self.due.setdefault(folder, now)
                     if any(within(place, self.root(folder)) for place in places):
-                        self.stirred.add(folder)
-                    soon = self.rest.get(folder, 0.0) if folder in self.stirred else math.inf
-                    if now > min(soon, self.due.get(folder, FOLDER_PAUSE)[0]):
+                        due = self.due[folder] = min(due, self.rest.get(folder, now))
+                    if now >= due:
                         self.dash.spawn(self.look_at(folder), f"look at {folder}")
 
     async def scan(self) -> Json:
@@ -5409,7 +5406,7 @@ class Builds:
     def default(self, config: Json) -> Build | None:
         """The build for models that choose none: the one fixed from outside, that of `config`, or the recommended."""
         chosen = self.builds.get("given") or self.builds.get(config.get("build") or "")
-        return chosen or self.builds.get(self.recommended or "")
+        return chosen or self.best
 
     @property
     def devices(self) -> list[Json]:
@@ -5417,27 +5414,22 @@ class Builds:
         return list({item["name"]: item for build in self.builds.values() for item in build.devices}.values())
 
     @property
-    def recommended(self) -> str | None:
-        """The id of the best usable build: the first for its GPUs' own system, else the first that sees one, or any."""
+    def best(self) -> Build | None:
+        """The recommended one that is of use: the first for its GPUs' own system, else that sees one, or any."""
         usable = [build for build in self.builds.values() if not build.problem]
-        return min(usable, key=lambda build: (not build.devices, any(
-            item["name"].startswith("Vulkan") for item in build.devices))).id if usable else None
+        return min(usable, default=None, key=lambda build: (not build.devices, any(
+            item["name"].startswith("Vulkan") for item in build.devices)))
 
     def installed(self) -> list[Build]:
         """Those in data/engines, where llamadash installs them."""
         own = (self.config.data_dir / "engines").absolute()
         return [build for build in self.builds.values() if Path(build.path).is_relative_to(own / build.id)]
 
-    @property
-    def for_gpus(self) -> str | None:
-        """The id of the best usable build, where that sees a GPU."""
-        best = self.builds.get(self.recommended or "")
-        return best.id if best and best.devices else None
-
     def unused_gpu(self, gpus: Iterable[Json]) -> str | None:
         """The name of a GPU of this machine, where no usable build sees any."""
-        return None if self.for_gpus else next((gpu["name"] for gpu in gpus if gpu["vendor"] in ("nvidia", "apple")
-                     or (gpu["memory_total"] or 0) >= USEFUL_GPU), None)
+        seen = self.best is not None and self.best.devices
+        return next((gpu["name"] for gpu in gpus if not seen and (gpu["vendor"] in ("nvidia", "apple")
+                     or (gpu["memory_total"] or 0) >= USEFUL_GPU)), None)
 
     def as_json(self, config: Json, models: list[Json]) -> Json:
         """All builds as clients see them, with the models that choose each, and the recommended one."""
@@ -5446,7 +5438,7 @@ class Builds:
                        model["id"] for model in models if self.builds.get(model["build"] or "", default) is build],
                    "default": build is default, "removable": build in own, "rehearsal": self.rehearsals.get(build.id)}
                   for build in self.builds.values()]
-        return {"builds": builds, "recommended": self.recommended}
+        return {"builds": builds, "recommended": self.best and self.best.id}
 
 
 def find_builds(config: Config) -> list[Build]:
@@ -6889,7 +6881,7 @@ class Entries:
 
     def runtime(self, row: Json, unit: Unit, instance: Instance) -> Json:
         """The `runtime` of an entry whose process runs."""
-        group = self.groups.get(unit.id)
+        group, best = self.groups.get(unit.id), self.dash.builds.best
         short = less_than_asked(instance) if unit.status == "loaded" else None
         return {**instance.output.meta, "pid": instance.process.pid if instance.process else None,
                 "build": instance.build.id, "slots": instance.slots, "devices": instance.devices,
@@ -6898,7 +6890,7 @@ class Entries:
                 "tokens_per_second": self.dash.requests.live_speed(unit.id, instance),
                 "placement": instance.placement, "left_out": instance.left_out,
                 "shared_with": [id for id in group.rows if id != row["id"]] if group else [],
-                "shortfall": short and short[0], "better_build": self.dash.builds.for_gpus,
+                "shortfall": short and short[0], "better_build": best.id if best and best.devices else None,
                 "warning": "Its file is gone: it cannot be loaded again." if row["missing"] else short and short[1]}
 
 

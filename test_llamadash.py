@@ -5255,7 +5255,7 @@ async def test_the_system_says_that_a_folder_changed(stocked: StubDash, monkeypa
     async def only_told() -> None:
         """Without a beat no look begins; after those that are under way none comes by itself."""
         await eventually(lambda: library.rest and math.inf not in library.rest.values())
-        library.due = dict.fromkeys(library.due, (math.inf, 0.01))
+        library.due = dict.fromkeys(library.due, math.inf)
     sizes = [(stocked.models_folder / f"{name}.gguf").stat().st_size for name in "ab"]
     await eventually(listed)
     await only_told()
@@ -6403,7 +6403,7 @@ def test_where_builds_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert builds.get("llama-server").version == "0.6.0 (build 11434, commit abc)"
     assert (builds.get("embedded").kind, builds.get("embedded").options) == ("embedded", None)
     assert builds.default({}) is builds.get("given"), "what was given is not replaced silently"
-    assert builds.recommended == "b11434-vulkan"
+    assert builds.best and builds.best.id == "b11434-vulkan"
     with pytest.raises(llamadash.NotFound):
         builds.get("other")
     found = builds_of(tmp_path, "http://127.0.0.1:1")
@@ -6616,7 +6616,7 @@ async def test_the_latest_build_for_the_gpus_own_system_is_recommended(
     assert names <= {"Main memory", "CUDA0"}  # what the default has, and not the same card by another name
     os.utime(tmp_path / "data/engines/b9999-cuda", (2000, 2000))
     await dash.builds.refresh()
-    assert dash.builds.recommended == "b9999-cuda"
+    assert dash.builds.best and dash.builds.best.id == "b9999-cuda"
 
 
 @run_async
@@ -9581,10 +9581,10 @@ async def test_a_gpu_that_a_model_does_not_use_is_told(dash: StubDash) -> None:
     assert llamadash.less_than_asked(instance) is None
     dash.sampler.gpus = cards("a:RTX 4090:24")
     assert llamadash.less_than_asked(instance) == ("unused", "The GPU (RTX 4090) is not used: the build x sees none.")
-    assert dash.builds.for_gpus is None
+    assert dash.builds.best and not dash.builds.best.devices
     device = {"name": "CUDA0", "description": "RTX 4090", "total": 24 * GB, "free": 24 * GB}
     dash.builds.builds["y"] = dataclasses.replace(instance.build, id="y", devices=(device,))
-    assert (llamadash.less_than_asked(instance) or "")[0] == "unused" and dash.builds.for_gpus == "y"
+    assert (llamadash.less_than_asked(instance) or "")[0] == "unused" and dash.builds.best.id == "y"
     for parameters in ({"device": "none"}, {"n-gpu-layers": 0}):
         instance.group.parameters = parameters
         assert llamadash.less_than_asked(instance) is None
