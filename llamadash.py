@@ -2907,6 +2907,11 @@ def rounded_up(value: int) -> int:
     return max(-(-value // CONTEXT_STEP), 1) * CONTEXT_STEP
 
 
+def shared_memory(device: Json, amount: int) -> int:
+    """How much of the bytes that a GPU takes is main memory: what is beyond its own, if it has some."""
+    return max(0, amount - device.get("own", 0)) if device.get("unified") else 0
+
+
 class Placement:
     """What a model needs that is run with `parameters`, and where it goes: bytes on every device, for one context."""
 
@@ -2928,9 +2933,10 @@ class Placement:
             CACHE_BYTES.get(parameters.get(f"cache-type-{kind}", "f16"), 2.0) for kind in "kv")
         self.flash = parameters.get("flash-attn") not in ("off", False)
         self.host = next((at for at, device in enumerate(devices) if device["kind"] == "cpu"), 0)
-        self.gpus = [at for at, device in enumerate(devices) if device["kind"] == "gpu"]  # for layers, in order
+        gpus = [at for at, device in enumerate(devices) if device["kind"] == "gpu"]
+        self.gpus = [at for at in gpus if not devices[at].get("spare")] or gpus  # for layers, in order
         if named := parameters.get("device"):
-            self.gpus = [at for name in named.split(",") for at in self.gpus if devices[at]["name"] == name]
+            self.gpus = [at for name in named.split(",") for at in gpus if devices[at]["name"] == name]
         if parameters.get("split-mode") == "none" and self.gpus:
             main = min(max(number_of(parameters, "main-gpu", 0), 0), len(self.gpus) - 1)
             self.gpus = [self.gpus[main]]
@@ -3085,7 +3091,7 @@ class Placement:
             used[at] = max(0, used[at] + besides)
         used[self.host] += compute if mixed or not count else copies * given
         if not self.drafts:  # of which this is part
-            used[self.host] += sum([used[at] for at, device in enumerate(self.devices) if device.get("unified")])
+            used[self.host] += sum([shared_memory(device, used[at]) for at, device in enumerate(self.devices)])
         return used, left if gpus and number_of(self.parameters, "n-gpu-layers", -1) < 0 else 0
 
     def fits(self, context: int, *, whole: bool = False) -> bool:
@@ -3104,9 +3110,9 @@ class Placement:
 def estimate_memory(model: Json, parameters: Json, devices: list[Json], header: GGUFHeader | None = None) -> Json:
     """What a model will need in memory, before it is loaded, in bytes.
 
-    `devices`: [{name, kind: gpu | cpu, free, total, unified?}], main memory among them, of which is also used what GPUs
-    use that have none of their own. `used` of each has what a process takes beside the parts, `spills` is what goes to
-    main memory only because the GPUs are full.
+    `devices`: [{name, kind: gpu | cpu, free, total, unified?, own?, spare?}], main memory among them, of which is also
+    used what GPUs use beyond their own. The engine leaves `spare` ones alone. `used` of each has what a process takes
+    beside the parts, `spills` is what goes to main memory only because the GPUs are full.
     """
     placement = Placement(model, parameters, devices, header or GGUFHeader())
     full = rounded_up(min(model["context_length"] or FIT_MIN_CONTEXT, LARGEST_CONTEXT)) * placement.streams
@@ -3283,7 +3289,8 @@ async def program_output(*command: str, limit: float, size: int, environment: Ma
         kill_group(process.pid)  # with what it may have started; usually nothing is left
         with contextlib.suppress(asyncio.TimeoutError):  # one that hangs in the driver cannot be ended
             await asyncio.wait_for(process.communicate(), 1)  # its pipe is read to the end, or it would stay open
-    return written.decode("utf-8", "replace"), status
+    wide = "utf-16" if written[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-16-le"  # as redirections of Windows write
+    return written.decode(wide if b"\0" in written[:4] else "utf-8-sig", "replace"), status
 
 
 def nvidia_lines(text: str, query: str) -> list[list[str]]:
@@ -3381,8 +3388,9 @@ class NvidiaLibrary:
 class NvidiaGpus:
     """NVIDIA GPUs, through NVIDIA's library or one short call of nvidia-smi at a time: 30 ms with a loaded driver."""
 
-    def __init__(self, program: str | None = None, pci: Path = Path("/sys/bus/pci/devices")) -> None:
-        self.program, self.pci = program, pci
+    def __init__(self, program: str | None = None, pci: Path = Path("/sys/bus/pci/devices"),
+                 board: Path = Path("/proc/device-tree/model")) -> None:
+        self.program, self.pci, self.board = program, pci, board
         self.library = NvidiaLibrary() if not program and importlib.util.find_spec("pynvml") else None
         self.query = NVIDIA_FIELDS + NVIDIA_MORE
         self.patience = Probes()
@@ -3423,12 +3431,14 @@ class NvidiaGpus:
             if self.limiter.is_new(line, pause=DAY / 1000):
                 log.warning("GPU readings: %s", line)
 
+    def cards(self) -> dict[str, str | None]:
+        """NVIDIA's cards on the PCI bus: the address of each with its state; reads files."""
+        return {card.name: file_text(card / "power/runtime_status") for card in self.pci.glob("*")
+                if file_text(card / "vendor") == "0x10de" and (file_text(card / "class") or "")[:4] == "0x03"}
+
     async def awake(self) -> list[str] | None:
         """The addresses of the cards that do not sleep, as those of laptops do; None where none does."""
-        def states() -> dict[str, str | None]:
-            return {card.name: file_text(card / "power/runtime_status") for card in self.pci.glob("*")
-                    if file_text(card / "vendor") == "0x10de" and (file_text(card / "class") or "")[:4] == "0x03"}
-        found = await asyncio.wrap_future(in_own_thread(states))
+        found = await asyncio.wrap_future(in_own_thread(self.cards))
         return [name for name in found if found[name] != "suspended"] if "suspended" in found.values() else None
 
     async def readings(self, awake: list[str] | None) -> Any:
@@ -3439,6 +3449,8 @@ class NvidiaGpus:
         if "is not a valid field" in text:
             self.query = NVIDIA_FIELDS
             text = await self.output(self.query, awake)
+        if not text and (board := file_text(self.board) or "").startswith("NVIDIA"):  # such as a Jetson
+            return {"board": nvidia_gpu(board.strip("\0"), None, None, throttled=None, memory_total=None)}, []
         return parse_nvidia(text), [line for line in text.splitlines() if not parse_nvidia(line)]
 
     async def told(self, method: str, *given: Any) -> Any:
@@ -3521,9 +3533,10 @@ def sysfs_gpu(device: Path) -> Json | None:
     if maker == "0x8086" and set(values.values()) == {None}:
         return None  # a processor's own graphics, which shows nothing and computes nothing
     used, total = values.pop("shared_used"), values.pop("shared_total")
-    if unified := bool(total) and (values["memory_total"] or math.inf) < USEFUL_GPU:  # a carve-out of main memory
-        values |= {"memory_used": (values["memory_used"] or 0) + (used or 0),
-                   "memory_total": values["memory_total"] + total}
+    own_used, own = values["memory_used"] or 0, values["memory_total"] or 0
+    unified = 0 < own < USEFUL_GPU or any(file_text(path) == "vddnb" for path in device.glob("hwmon/hwmon*/in1_label"))
+    if unified and total:  # of an APU: this is a carve-out of main memory, of which it has more
+        values |= {"memory_used": own_used + (used or 0), "memory_total": own + total, "own": [own_used, own]}
     vendor, brand = GPU_MAKERS[maker]
     maker, model = maker[2:], (file_text(device / "device") or "")[2:]
     own = file_text(device / "product_name") or file_text(device / "marketing_name")
@@ -3744,20 +3757,27 @@ class Sampler:
         return (False, close, named) if close or total is None or gpu.get("unified") else ()
 
     def memories(self, engine_devices: list[Json]) -> list[Json]:
-        """The engine's devices and main memory, [{name, kind, total, free, unified: with it, told: by a driver}]."""
+        """The engine's devices and main memory: [{name, kind, total, free, unified: with it but for its own, told: by a
+        driver, integrated, gpu: its index}]."""
         (main_total, main_free), memories = main_memory(), []
         for device, id in self.readings(engine_devices):
-            gpu, total, free = self.gpus.get(id or ""), device["total"], device["free"]
-            unified = bool(gpu and (gpu.get("unified") or (gpu["memory_total"] is None and total > 0.9 * main_total)))
-            if gpu and gpu["vendor"] == "apple":  # models may have a part of the machine's memory
-                free = min(total, main_free)
-            elif gpu and unified:
-                total = max(total, gpu["memory_total"] or 0)
-                free = min(total - (gpu["memory_used"] or 0), main_free)
-            elif gpu and gpu["memory_used"] is not None:
-                total, free = gpu["memory_total"], gpu["memory_total"] - gpu["memory_used"]
-            told = bool(gpu and (unified or gpu["memory_used"] is not None or "asleep" in gpu))
-            memories.append({**device, "kind": "gpu", "total": total, "free": free, "unified": unified, "told": told})
+            gpu, total, free = self.gpus.get(id or "", Json()), device["total"], device["free"]
+            whole = gpu.get("vendor") == "apple"  # models may have a part of the machine's memory
+            used, size = (gpu.get(key) if not whole else None for key in ("memory_used", "memory_total"))
+            integrated = bool(device.get("unified") or gpu.get("unified") or (
+                gpu.get("vendor") == "nvidia" and size is None and total > 0.9 * main_total))
+            own_used, own = gpu.get("own") or (0, 0)
+            unified = integrated and total > 1.125 * own  # else that is all that this build takes of it
+            if unified:
+                total = max(total, size or 0)
+                free = min(total - (used or 0), own - own_used + main_free)
+            elif integrated:
+                total, free = own, own - own_used
+            elif used is not None and size is not None:
+                total, free = size, size - used
+            told = bool(gpu) and (integrated or used is not None or "asleep" in gpu)
+            memories.append({**device, "kind": "gpu", "total": total, "free": free, "unified": unified, "told": told,
+                             "own": own, "integrated": integrated, "gpu": gpu.get("index")})
         return [*memories, {"name": "Main memory", "kind": "cpu", "total": main_total, "free": main_free}]
 
     async def gpu_memory_of(self, pid: int, devices: Sequence[Json]) -> dict[str, int]:
@@ -5508,16 +5528,19 @@ async def probe(build: Build, data_dir: Path) -> Build:
 
 
 async def build_output(build: Build, option: str, data_dir: Path, limit: float = PROBE_TIMEOUT) -> str:
-    """What a build's program prints for one option."""
+    """What a build's program prints for one option, of its devices with which have no memory of their own."""
+    talk = dict.fromkeys(("LLAMA_LOG_VERBOSITY", "LLAMA_ARG_LOG_VERBOSITY") if option == "--list-devices" else (), "5")
     return (await program_output(*build.command, option, limit=limit, size=2**20,
-                                 environment=engine_environment("", None, data_dir)))[0]
+                                 environment={**engine_environment("", None, data_dir), **talk}))[0]
 
 
 async def listed_devices(build: Build, data_dir: Path, limit: float = PROBE_TIMEOUT) -> tuple[Json, ...]:
     """The devices that a build sees now, and how much is free of each."""
-    listed = re.findall(DEVICE_LINE, await build_output(build, "--list-devices", data_dir, limit))
-    return tuple({"name": name, "description": description, "total": int(total) * 2**20, "free": int(free) * 2**20}
-                 for name, description, total, free in listed if name not in PROCESSOR_DEVICES)
+    said = await build_output(build, "--list-devices", data_dir, limit)
+    unified = {f"Vulkan{at}" for at in re.findall(r"ggml_vulkan: (\d{1,3}) = .*\| uma: 1 ", said)}
+    return tuple({"name": name, "description": description, "total": int(total) * 2**20, "free": int(free) * 2**20,
+                  **({"unified": True} if name in unified else {})}
+                 for name, description, total, free in re.findall(DEVICE_LINE, said) if name not in PROCESSOR_DEVICES)
 
 
 def protocol_of(program: str) -> str:
@@ -6919,14 +6942,18 @@ class Memory:
             result.append({**item, "unused": item["free"], "budget": allowed,
                            "free": max(0, min(item["total"] - others, allowed)),
                            "held": sum([unit.held.get(item["name"], 0) for unit in units])})
+        own, seen = [item["name"] for item in result if not item.get("integrated")], set[Any]()
+        for item in result:  # an engine uses no GPU by two names, and integrated ones only where there are no others
+            item["spare"] = item.get("gpu") in seen - {None} or (len(own) > 1 and item["name"] not in own)
+            seen.add(item.get("gpu"))
         return result
 
     def others(self) -> dict[str, int]:
         """Bytes of each memory that others use; of main memory not more by way of a GPU that has none of its own."""
         ours, memories = self.taken(), self.dash.sampler.memories(self.dash.builds.devices)
-        ours["Main memory"] += sum([ours[item["name"]] for item in memories if item.get("unified")])
+        ours["Main memory"] += sum([shared_memory(item, ours[item["name"]]) for item in memories])
         used = {item["name"]: max(0, item["total"] - item["free"] - ours[item["name"]]) for item in memories}
-        return used | {item["name"]: min(used[item["name"]], used["Main memory"])
+        return used | {item["name"]: min(used[item["name"]], used["Main memory"] + item["own"])
                        for item in memories if item.get("unified")}
 
     async def read(self) -> None:
@@ -6997,7 +7024,7 @@ class Memory:
         gpus = {item["name"]: int(item["used"]) for item in instance.devices if item["kind"] == "gpu"}
         row = {**next(iter(instance.group.rows.values())), "memory_correction": None}
         whole = {**instance.group.parameters, "n-gpu-layers": 9999, "ctx-size": instance.contexts()[1]}
-        memories = [item for item in self.devices() if item["kind"] == "cpu" or item["name"] in gpus]
+        memories = [item for item in self.devices(instance.build) if item["kind"] == "cpu" or item["name"] in gpus]
         found = estimate_memory(row, whole, memories, await self.dash.library.header(row, whole))
         return sum([int(item["used"]) for item in found["devices"] if item["name"] in gpus]) - sum(gpus.values())
 
@@ -7365,7 +7392,8 @@ def placement_plans(row: Json, parameters: Json, memories: list[Json], header: G
         devices = estimate_memory(row, parameters, part, header)["devices"]
         return {item["name"]: item["used"] for item in devices if item["used"]}
     rooms = {item["name"]: item["free"] for item in memories}
-    gpus, host = ([item for item in memories if item["kind"] == kind] for kind in ("gpu", "cpu"))
+    gpus, host = ([item for item in memories if item["kind"] == kind and not item.get("spare")]
+                  for kind in ("gpu", "cpu"))
     anywhere = [Plan(need(parameters, memories), elastic=True)]
     if len(gpus) < 2 or PLACING_PARAMETERS & parameters.keys() or parameters.get("n-gpu-layers") == 0:
         return [anywhere]
@@ -12498,7 +12526,7 @@ async def gpu_findings(_config: Config, _values: Json) -> Findings:
         yield "ok", "GPU", gpu["name"] + (f", {gpu['memory_total'] / 2**30:.0f} GiB" if gpu["memory_total"] else "")
     if nvidia.error:
         yield "warn", "GPU", nvidia.error, "fix the NVIDIA driver: `nvidia-smi` must work"
-    elif not nvidia.gpus and any(file_text(vendor) == "0x10de" for vendor in nvidia.pci.glob("*/vendor")):
+    elif not nvidia.gpus and nvidia.cards():
         yield "warn", "GPU", "there is an NVIDIA card, but no nvidia-smi", "install NVIDIA's driver"
     elif not gpus:
         yield "ok", "GPU", "none found; models run on the processor"

@@ -4269,6 +4269,35 @@ async def test_without_the_library_of_a_driver_nvidia_smi_is_asked(
     assert (await gpus.read())["nvidia-0"]["power"] == 120.51 and not gpus.error
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-8-sig"])
+@run_async
+async def test_nvidia_smi_through_a_redirection_of_windows(tmp_path: Path, encoding: str) -> None:
+    """What comes as UTF-16, with or without a mark of its byte order, reads as any other."""
+    (tmp_path / "said").write_bytes("37, 1024, 24576, 61, 120,51, NVIDIA GeForce RTX 4090, GPU-a\r\n".encode(encoding))
+    gpus = llamadash.NvidiaGpus(shell_script(tmp_path / "nvidia-smi", f"cat {tmp_path}/said"))
+    read = await gpus.read()
+    assert [(gpu["name"], gpu["power"], gpu["utilization"]) for gpu in read.values()] == [
+        ("NVIDIA GeForce RTX 4090", 120.51, 37.0)] and list(read) == ["GPU-a"]
+
+
+@run_async
+async def test_a_board_without_nvidia_smi_has_a_gpu(
+    dash: StubDash, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A Jetson's, of which nothing is told: its memory is main memory, and counts once."""
+    (tmp_path / "model").write_text("NVIDIA Jetson AGX Orin Developer Kit\0")
+    write_tree(tmp_path / "pci", {"0000:00:00.0/vendor": "0x10de", "0000:00:00.0/class": "0x060400"})
+    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.setattr(llamadash, "main_memory", lambda: (30 * GB, 20 * GB))
+    dash.sampler.nvidia = llamadash.NvidiaGpus(None, tmp_path / "pci", tmp_path / "model")
+    dash.sampler.system_gpus = dict
+    [gpu] = await dash.sampler.read_gpus(fresh=True)
+    assert (gpu["name"], gpu["vendor"], gpu["memory_total"], gpu["utilization"]) == (
+        "NVIDIA Jetson AGX Orin Developer Kit", "nvidia", None, None)
+    device, main = dash.sampler.memories([{"name": "CUDA0", "description": "Orin", "total": 30 * GB, "free": GB}])
+    assert device["unified"] and device["free"] == main["free"] and not dash.sampler.nvidia.cards()
+
+
 @run_async
 async def test_missing_nvidia_smi_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the program nothing is started, and no warning is made of it."""
@@ -4431,6 +4460,79 @@ def test_amd_variants(tmp_path: Path, changes: dict[str, str], expected: Json) -
     """A missing or unreadable sensor is null, a sleeping card is not woken, a product name wins."""
     [gpu] = llamadash.system_gpus(amd_tree(tmp_path, **changes)).values()
     assert {key: gpu[key] for key in expected} == expected
+
+
+STRIX_HALO = {"mem_info_vram_total": str(96 << 30), "mem_info_vram_used": str(2 << 30),
+              "mem_info_gtt_total": str(16 << 30), "mem_info_gtt_used": str(1 << 30),
+              "hwmon__hwmon3__in1_label": "vddnb"}
+
+
+@pytest.mark.parametrize(("card", "device", "total", "free", "own", "unified"), [
+    pytest.param(STRIX_HALO, "ROCm0:96", 96, 94, 96, False, id="96 GB are its own"),
+    pytest.param(STRIX_HALO, "Vulkan0:112", 112, 94 + 15, 96, True, id="Vulkan takes main memory as well"),
+    pytest.param({**STRIX_HALO, "mem_info_vram_total": str(GB // 2), "mem_info_vram_used": "0",
+                  "mem_info_gtt_total": str(15 << 30)}, "Vulkan0:15", 15.5, 14.5, 0.5, True, id="512 MB are"),
+    pytest.param({**STRIX_HALO, "hwmon__hwmon3__in1_label": "-"}, "ROCm0:96", 96, 94, 0, False, id="a card")])
+def test_an_apu_has_what_was_carved_out_of_main_memory(
+    dash: StubDash, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, card: dict[str, str], device: str, total: float,
+    free: float, own: float, unified: bool,
+) -> None:
+    """The driver says that it is one; what was carved out is its own, the rest is main memory: none counts twice."""
+    monkeypatch.setattr(llamadash, "main_memory", lambda: (30 * GB, 15 * GB))
+    dash.sampler.gpus = llamadash.system_gpus(amd_tree(tmp_path, **card))
+    name, size = device.split(":")
+    gpu, main = dash.sampler.memories([
+        {"name": name, "description": "Radeon 8060S", "total": int(size) * GB, "free": 1}])
+    assert (gpu["total"] / GB, gpu["free"] / GB, gpu["own"] / GB, gpu["unified"]) == (total, free, own, unified)
+    (used, beside), again = [[item["used"] for item in llamadash.estimate_memory(
+        {**ROW, "file_size": 9 * GB}, {"ctx-size": 4096, "n-gpu-layers": layers}, [gpu, main])["devices"]]
+        for layers in (99, 0)]
+    assert beside == pytest.approx(max(0, used - own * GB) * unified, abs=GB / 10) and again[1] > 9 * GB
+
+
+def test_the_engine_leaves_integrated_gpus_alone_beside_others(dash: StubDash, tmp_path: Path) -> None:
+    """As long as nobody names one; and a card of two names is one. A model is placed where it would be loaded."""
+    dash.sampler.gpus = {**llamadash.system_gpus(amd_tree(tmp_path)), **llamadash.system_gpus(amd_tree(
+        tmp_path / "i", "card0", mem_info_vram_total=str(GB // 2), mem_info_gtt_total=str(96 * GB)))}
+    for at, gpu in enumerate(dash.sampler.gpus.values()):
+        gpu["index"] = at
+    devices = [{"name": name, "description": text, "total": size * GB, "free": 1} for name, text, size in (
+        ("Vulkan0", "AMD Radeon Graphics", 96), ("Vulkan1", "AMD Radeon RX 7900 XTX", 24),
+        ("ROCm0", "AMD Radeon RX 7900 XTX", 24))]
+    build = llamadash.Build("x", "llama-server", ("/x",), "/x", devices=tuple(devices))
+    dash.builds.builds = {"x": build}
+    memories = dash.pool.memory.devices(build)
+    assert {item["name"]: item["spare"] for item in memories} == {
+        "Vulkan0": True, "Vulkan1": False, "ROCm0": True, "Main memory": False}
+
+    def used(**parameters: Any) -> list[str]:
+        found = llamadash.estimate_memory({**ROW, "file_size": 20 * GB}, {"ctx-size": 4096, **parameters}, memories)
+        return [item["name"] for item in found["devices"] if item["used"] > GB]
+    assert used() == ["Vulkan1"] and used(device="Vulkan0") == ["Vulkan0", "Main memory"]
+    (plan,), = llamadash.placement_plans(ROW, {"ctx-size": 4096}, memories, None)
+    assert set(plan.need) == {"Vulkan1", "Main memory"}
+    dash.builds.builds = {"x": dataclasses.replace(build, devices=build.devices[:1])}
+    assert not any(item["spare"] for item in dash.pool.memory.devices())
+
+
+@run_async
+async def test_the_engine_tells_which_gpus_have_no_memory_of_their_own(
+    dash: StubDash, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where no driver does, as that of Intel: its memory is main memory."""
+    program = fake_build(tmp_path / "llama-server", body="""
+        [ "$1$LLAMA_LOG_VERBOSITY$LLAMA_ARG_LOG_VERBOSITY" = --list-devices55 ] && exec printf \
+        'ggml_vulkan: 0 = Intel(R) Arc(tm) A770 (DG2) (anv) | uma: 0 | fp16: 1\n%s\n%s\n%s\n' \
+        '0.0 D ggml_vulkan: 1 = Intel(R) UHD Graphics 770 (ADL-S GT1) (anv) | uma: 1 | fp16: 1 | bf16: 0' \
+        '  Vulkan0: Intel(R) Arc(tm) A770 (16288 MiB, 16000 MiB free)' \
+        '  Vulkan1: Intel(R) UHD Graphics 770 (48000 MiB, 47000 MiB free)'""")
+    build = await llamadash.probe(llamadash.build_of("x", program), tmp_path)
+    assert [device.get("unified") for device in build.devices] == [None, True]
+    monkeypatch.setattr(llamadash, "main_memory", lambda: (64 * GB, 20 * GB))
+    dash.builds.builds = {"x": build}
+    arc, own, main = dash.pool.memory.devices(build)
+    assert [arc["unified"], own["unified"], own["spare"]] == [False, True, True]
+    assert own["unused"] == main["unused"] == 20 * GB and arc["unused"] == 16000 * MIB
 
 
 def test_sysfs_order_and_other_makers(tmp_path: Path) -> None:

@@ -5,7 +5,10 @@ import { bytes } from "../core/format.js";
 const BASE = 0.6 * 2 ** 30;
 const SHARE = 1.05;
 
-/** @typedef {{kind: string, budget: number, free: number, held: number, unified?: boolean}} Device of the engine */
+/**
+ * @typedef {{kind: string, budget: number, free: number, held: number, unified?: boolean, own?: number,
+ *   spare?: boolean}} Device of the engine
+ */
 
 /** About what a file of `size` bytes takes in memory. @param {number} size */
 export const memoryFor = (size) => size * SHARE + BASE;
@@ -30,12 +33,14 @@ export function fitOf(need, devices) {
 }
 
 /**
- * What the GPUs have, and all memories: that of a unified GPU is main memory, and counts once.
+ * What the GPUs have that the engine uses, and all memories: that of a unified GPU is main memory, but for its own.
  * @param {Device[]} devices @param {(device: Device) => number} amount @returns {[number, number]} bytes
  */
 function rooms(devices, amount) {
   const sum = (/** @type {Device[]} */ some) => some.reduce((total, device) => total + amount(device), 0);
-  return [sum(devices.filter(({ kind }) => kind === "gpu")), sum(devices.filter(({ unified }) => !unified))];
+  const used = devices.filter(({ spare }) => !spare);
+  const own = used.map((device) => device.unified ? Math.min(device.own ?? 0, amount(device)) : amount(device));
+  return [sum(used.filter(({ kind }) => kind === "gpu")), own.reduce((total, part) => total + part, 0)];
 }
 
 /**

@@ -92,7 +92,8 @@ export class MemoryEstimate extends Component {
   /** @param {Record<string, any>} estimate */
   full(estimate) {
     const devices = /** @type {Array<Record<string, any>>} */ (estimate.devices ?? []);
-    const capacity = devices.reduce((sum, { total, unified }) => sum + (unified ? 0 : total ?? 0), 0);
+    const capacity = devices.reduce((sum, { total, unified, own, spare }) => (
+      sum + (spare ? 0 : (unified ? own : total) ?? 0)), 0);
     const scale = Math.max(capacity, estimate.total ?? 0) || 1;
     const parts = PARTS.filter(([key]) => estimate[key] > 0);
     const last = estimate.last ?? {};
