@@ -69,7 +69,7 @@ test("what an APU has of its own counts, and what the engine leaves alone does n
   const words = (size, ...some) => fitWords(needOf({ file_size: size * 2 ** 30 }), some);
   const apu = memory("gpu", 112, { unified: true, own: 96 * 2 ** 30 });
   assert.deepEqual([100, 115, 125].map((size) => words(size, apu, memory("cpu", 30))), [
-    "Fits on the GPU", "9.4 GiB spill, slow", "Too large"]);
+    "Fits on the GPU", "9.35 GiB spill, slow", "Too large"]);
   const beside = memory("gpu", 60, { unified: true, own: 0, spare: true });
   assert.deepEqual([20, 40].map((size) => words(size, memory("gpu", 24), beside, memory("cpu", 62))), [
     "Fits on the GPU", "18.6 GiB spill, slow"]);
