@@ -572,14 +572,14 @@ def expanded(path: str) -> Path:
     return Path(os.path.expanduser(path))  # Path.expanduser raises where there is none
 
 
-def good_values(saved: Json, fields: dict[str, Any]) -> Json:
-    """What of the `saved` values can be used; the rest is logged, and its defaults hold."""
+def good_values(saved: Json, fields: dict[str, Any], owner: str = "") -> Json:
+    """What of the `saved` values of an owner can be used; the rest is logged, and its defaults hold."""
     good = {}
     for key in filter(fields.__contains__, saved.keys()):
         try:
             good[key] = checked(saved[key], fields[key], key)
         except InvalidRequest as problem:
-            log.warning("%s is not used as it is saved: %s", key, problem)
+            log.warning("%s%s is not used as it is saved: %s", key, owner, problem)
             kind, *_ = typing.get_args(fields[key]) if typing.get_origin(fields[key]) is Annotated else [fields[key]]
             if typing.get_origin(kind) is dict and isinstance(saved[key], dict):  # which costs only what is bad
                 good[key] = good_values(saved[key], dict.fromkeys(saved[key], typing.get_args(kind)[1]))
@@ -988,7 +988,7 @@ MODEL_COLUMNS: dict[str, tuple[Any, Any]] = {
     # Bytes: `gpu`, more than told; estimated, taken; the `ledger` has both of the last loads, and when each was.
     "memory_correction": (None, dict[str, Any] | None),
 }
-MODEL_DEFAULTS = {name: default for name, (default, _) in MODEL_COLUMNS.items()}
+MODEL_DEFAULTS, MODEL_KINDS = ({name: item[at] for name, item in MODEL_COLUMNS.items()} for at in (0, 1))
 JSON_COLUMNS = ("parameters", "modalities", "shards", "aliases", "tags", "hub", "memory_correction")
 
 
@@ -2275,15 +2275,11 @@ def texts(values: list[Any]) -> list[str]:
 
 def decoded_model(row: Json) -> Json:
     """A model as clients see it, from its row; a value that llamadash cannot have written is its column's default."""
-    for name, value in row.items():
-        try:
-            value = value and json.loads(value, parse_constant=int) if name in JSON_COLUMNS else value
-            row[name] = checked(value, MODEL_COLUMNS[name][1], name)
-        except (ValueError, TypeError, RecursionError, InvalidRequest) as problem:
-            log.warning("%s of the model %s is not used as it is saved: %s", name, row["id"], problem)
-            row[name] = MODEL_DEFAULTS[name]
-        row[name] = bool(row[name]) if type(MODEL_DEFAULTS[name]) is bool else row[name]
-    return {**row, "name": row["name"] or str(row["id"]), "parameters": good_values(row["parameters"], PARAMETER_KINDS)}
+    values = {name: value and decoded(row, name) if name in JSON_COLUMNS else value for name, value in row.items()}
+    good = {**MODEL_DEFAULTS, **good_values(values, MODEL_KINDS, f" of the model {row['id']}")}
+    flags = {name: bool(good[name]) for name, default in MODEL_DEFAULTS.items() if type(default) is bool}
+    return {**good, **flags, "name": good["name"] or str(good["id"]),
+            "parameters": good_values(good["parameters"], PARAMETER_KINDS)}
 
 
 def dated(row: sqlite3.Row) -> Json:
@@ -3237,12 +3233,11 @@ class Probes:
         self.hung.discard(place)
         answer.exception()
 
-    async def read(self, jobs: dict[str, Callable[[], Any]]) -> Json:
-        """The results of `jobs` by name; None for what failed or hangs."""
-        async def value(name: str, job: Callable[[], Any]) -> Any:
-            with contextlib.suppress(Unreachable):
-                return await self.call(name, functools.partial(readable, job))
-        return dict(zip(jobs, await asyncio.gather(*itertools.starmap(value, jobs.items())), strict=True))
+    async def read(self, place: str, job: Callable[[], Result]) -> Result | None:
+        """What `job` returns; None where it fails or hangs."""
+        with contextlib.suppress(Unreachable):
+            return await self.call(place, lambda: readable(job))
+        return None
 
 
 def in_own_thread(job: Callable[[], Result]) -> concurrent.futures.Future[Result]:
@@ -3264,11 +3259,11 @@ def mount_places() -> set[str]:
     return {item.mountpoint for item in psutil.disk_partitions(all=True)}
 
 
-def disk(path: Path) -> Json:
+def disk(path: str) -> Json:
     """`{path, used, free, total, usage, device}` of the file system that holds `path`; free is what users may take."""
-    usage = psutil.disk_usage(str(path))
+    usage = psutil.disk_usage(path)
     values = {"used": usage.used, "free": usage.free, "total": usage.total, "usage": float(usage.percent)}
-    return {"path": str(path), **(values if usage.total else dict.fromkeys(values)), "device": path.stat().st_dev}
+    return {"path": path, **(values if usage.total else dict.fromkeys(values)), "device": os.stat(path).st_dev}
 
 
 async def program_output(*command: str, limit: float, size: int, environment: Mapping[str, str] | None = None,
@@ -3341,10 +3336,7 @@ class NvidiaLibrary:
     def cards(self, awake: list[str] | None) -> Iterator[list[tuple[Any, Any]]]:
         """All cards or those `awake` with their handles, None of one that is lost; then the parts of each (MIG)."""
         try:
-            if awake is None:
-                self.nvml.nvmlInit()
-            else:
-                self.nvml.nvmlInitWithFlags(self.nvml.NVML_INIT_FLAG_NO_ATTACH)
+            self.nvml.nvmlInitWithFlags(0 if awake is None else self.nvml.NVML_INIT_FLAG_NO_ATTACH)
         except self.nvml.NVMLError as problem:
             raise OSError(str(problem)) from None
         try:
@@ -3664,8 +3656,7 @@ class Sampler:
         self.system_gpus: Callable[[], dict[str, Json]] = system_gpus
         self.gpus: dict[str, Json] = {}  # those seen so far, as last read, by a sample or between two
         self.addresses: dict[str, str] = {}  # on the PCI bus, of the engine's devices, as engines tell them
-        saved = dash.db.get_meta("gpus")  # by index, so that one that is lost moves no other
-        self.gpu_places = [*map(str, saved)] if isinstance(saved, list) else []
+        self.gpu_places = [*map(str, dash.db.get_meta("gpus", []))]  # by index, so that one that is lost moves no other
         self.changed = asyncio.Event()  # of the interval
         self.one_at_a_time = asyncio.Lock()  # the rates are differences between two samples
         self.machine = Machine()
@@ -3696,11 +3687,11 @@ class Sampler:
     async def sample(self) -> Json:
         """One sample, in the Metrics shape; it becomes `latest`."""
         async with self.one_at_a_time:
-            paths = [self.dash.config.data_dir, *self.dash.folders()]
-            jobs: dict[str, Callable[[], Any]] = {str(path): functools.partial(disk, path) for path in paths}
-            read, gpus = await asyncio.gather(self.probes.read(jobs), self.read_gpus())
+            paths = dict.fromkeys(map(str, [self.dash.config.data_dir, *self.dash.folders()]))
+            jobs = [self.probes.read(path, functools.partial(disk, path)) for path in paths]
+            read, gpus = await asyncio.gather(asyncio.gather(*jobs), self.read_gpus())
             disks: dict[Any, Json] = {}  # once for each file system, and nulls for one that does not answer
-            for path, answer in read.items():
+            for path, answer in zip(paths, read, strict=True):
                 entry = answer or {"path": path, **dict.fromkeys(("used", "free", "total", "usage"))}
                 disks.setdefault(entry.pop("device", path), entry)
             first, *_ = disks.values()
@@ -3712,9 +3703,8 @@ class Sampler:
 
     async def read_gpus(self, *, fresh: bool = False) -> list[Json]:
         """All GPUs as they are now, NVIDIA's and the others; each keeps the index it once had."""
-        read, nvidia = await asyncio.gather(
-            self.probes.read({"GPU sensors": self.system_gpus}), self.nvidia.read(fresh=fresh))
-        sensors = read["GPU sensors"]
+        sensors, nvidia = await asyncio.gather(
+            self.probes.read("GPU sensors", self.system_gpus), self.nvidia.read(fresh=fresh))
         if sensors is None:  # they are late, and no GPU is lost
             sensors = {id: {**gpu, **UNTOLD} for id, gpu in self.gpus.items()
                        if gpu["vendor"] != "nvidia" and not gpu.get("lost")}
@@ -4441,7 +4431,7 @@ class Folders:
 
     async def find(self, rows: list[Json]) -> Scan:
         """What is in the folders, as they were last seen where they take their time; `lost` says what is wrong."""
-        found = (await self.links.read({"The list of what is mounted": mount_places}))["The list of what is mounted"]
+        found = await self.links.read("The list of what is mounted", mount_places)
         self.mounted = self.mounted if found is None else found - {os.sep}
         mounted = self.mounts if self.mounted is None else self.mounted  # of what is not known nothing is away
         before, self.mounts = self.mounts, self.mounts | mounted
@@ -7901,7 +7891,7 @@ class EnergyLedger:
 
     async def count(self) -> None:
         """Read the meters, and put what was spent since the last time to the account of whom it was for."""
-        read = (await self.dash.sampler.probes.read({"energy meters": processor_meters}))["energy meters"] or {}
+        read = await self.dash.sampler.probes.read("energy meters", processor_meters) or {}
         now, begin, before, consumers = time.monotonic(), self.at, self.meters, self.ended
         self.meters = {**read, **{f"GPU {gpu['index']}": Meter(gpu.get("energy"), gpu["power"])
                                   for gpu in self.dash.sampler.gpus.values()}}
@@ -12491,9 +12481,9 @@ def saved_config(config: Config) -> Json:
 async def model_findings(config: Config, values: Json) -> Findings:
     """The model folders and how many GGUF files a scan finds in them."""
     found, probes, folders = 0, Probes(), model_folders(config, values)
-    roots = await probes.read({str(folder): functools.partial(os.path.realpath, folder) for folder in folders})
-    for folder in folders:
-        walk = Walk(roots[str(folder)] or str(folder), [root for root in roots.values() if root])
+    roots = await asyncio.gather(*[probes.read(str(it), functools.partial(os.path.realpath, it)) for it in folders])
+    for folder, place in zip(folders, roots, strict=True):
+        walk = Walk(place or str(folder), [root for root in roots if root])
         try:
             for step in (walk.run, walk.follow):
                 await probes.call(str(folder), step, DOCTOR_WALK)

@@ -3908,13 +3908,14 @@ async def test_hung_disk_is_left_out_and_asked_again_only_when_it_returns(monkey
             time.sleep(0.01)
         return "back"
 
-    jobs = {"good": lambda: 1, "slow": slow}
-    assert await probes.read(jobs) == {"good": 1, "slow": None}
-    assert await probes.read(jobs) == {"good": 1, "slow": None}
+    async def read() -> list[Any]:
+        return await asyncio.gather(probes.read("good", lambda: 1), probes.read("slow", slow))
+    assert await read() == [1, None]
+    assert await read() == [1, None]
     assert len(calls) == 1
     hang[0] = False
     await eventually(lambda: not probes.hung)
-    assert await probes.read(jobs) == {"good": 1, "slow": "back"}
+    assert await read() == [1, "back"]
 
 
 @run_async
@@ -4149,18 +4150,13 @@ class FakeNvml(types.ModuleType):
 
     def __init__(self, cards: dict[int, dict[str, Any]]) -> None:
         super().__init__("pynvml")
-        self.cards, self.opened, self.touched = cards, 0, list[int]()
+        self.cards, self.opened, self.attached, self.touched = cards, 0, False, list[int]()
         self.parts: dict[int, dict[str, Any]] = {}
         self.__spec__ = importlib.util.spec_from_loader("pynvml", None)
 
-    def nvmlInit(self) -> None:  # noqa: N802
-        """Open it."""
-        self.opened += 1
-
     def nvmlInitWithFlags(self, flags: int) -> None:  # noqa: N802
-        """Open it and leave the cards alone."""
-        assert flags == self.NVML_INIT_FLAG_NO_ATTACH
-        self.opened += 1
+        """Open it, with or without its cards."""
+        self.attached, self.opened = flags != self.NVML_INIT_FLAG_NO_ATTACH, self.opened + 1
 
     def nvmlShutdown(self) -> None:  # noqa: N802
         """Close it."""
@@ -4233,7 +4229,7 @@ async def test_nvidias_library_is_asked_where_python_has_it(
     nvml.touched.clear()
     read = await gpus.read(fresh=True)
     assert (read["GPU-0"]["power"], read["GPU-2"]["power"], set(nvml.touched)) == (None, 90.5, {2})
-    assert nvml.opened == 0
+    assert (nvml.opened, nvml.attached) == (0, False)
 
 
 @run_async
@@ -4259,7 +4255,7 @@ async def test_without_the_library_of_a_driver_nvidia_smi_is_asked(
 ) -> None:
     """Where nvidia-ml-py finds no driver; and a driver that does not know all fields is asked for the old ones."""
     class Absent(FakeNvml):
-        def nvmlInit(self) -> None:  # noqa: N802
+        def nvmlInitWithFlags(self, flags: int) -> None:  # noqa: N802
             raise self.NVMLError("NVML Shared Library Not Found")
     monkeypatch.setitem(sys.modules, "pynvml", Absent({}))
     shell_script(tmp_path / "nvidia-smi", 'case "$1" in *clocks*) echo \'Field "clocks.sm" is not a valid field to '
