@@ -9511,8 +9511,8 @@ async def test_the_timeline_tells_of_gpus_and_upstreams_that_go_and_come_back(
                     ("gpu", "GPU 0 (Card) answers again"), ("upstream", "Office is back")]
     dash.unsaved_events.clear()
 
-    async def late(_jobs: Json) -> Json:
-        return {"GPU sensors": None}
+    async def late(_place: str, _job: Callable[[], Json]) -> None:
+        return None
     monkeypatch.setattr(dash.sampler.probes, "read", late)
     [gpu] = await dash.sampler.read_gpus()
     assert gpu["name"] == "Card" and gpu["power"] is None and not gpu.get("lost") and not dash.unsaved_events
