@@ -3145,7 +3145,7 @@ GPU_DUTY = 0.05  # of the time may be spent in nvidia-smi, so a slow one is aske
 GPU_RETRY = 60.0  # s to the next look where nothing could be read
 SHORT_OUTPUT = 65_536  # bytes read from nvidia-smi; 100 GPUs need less
 NVIDIA_FIELDS = "gpu=utilization.gpu,memory.used,memory.total,temperature.gpu,power.draw,name,uuid"
-NVIDIA_MORE = ",pci.bus_id,clocks.sm,clocks_throttle_reasons.active"  # not known to every driver
+NVIDIA_MORE = ",pci.bus_id,clocks.sm,clocks_throttle_reasons.active,memory.free"  # not known to every driver
 # By a GPU that does not answer. Energy is a counter, in J; the clock is in MHz; what slows it down is a list of words.
 UNTOLD = dict.fromkeys(("utilization", "memory_used", "temperature", "power", "energy", "clock", "throttled"))
 THROTTLING = {"power": 0x84, "heat": 0x60, "hardware": 0x08}  # bits of NVIDIA's reasons; the others are none
@@ -3299,10 +3299,12 @@ def parse_nvidia(text: str) -> dict[str, Json]:
     gpus, lost = dict[str, Json](), re.findall(r"GPU ?(\d\d?):", text)
     numbers = (number for number in itertools.count() if str(number) not in lost)
     for line in nvidia_lines(text, NVIDIA_FIELDS):
-        utilization, used, total, temperature, power, name, uuid, address, clock, reasons = [*line, *[""] * 4][:10]
+        utilization, used, size, temperature, power, name, uuid, address, clock, reasons, free = [*line, *[""] * 5][:11]
+        total, left = reading(size, 2**20, int), reading(free, 2**20, int)
         gpus[uuid if uuid.startswith("GPU-") else f"nvidia-{next(numbers)}"] = nvidia_gpu(
             name, address, None, utilization=reading(utilization), temperature=reading(temperature),
-            memory_used=reading(used, 2**20, int), memory_total=reading(total, 2**20, int),
+            # What the driver keeps for itself is in no process's use, but not free either
+            memory_used=reading(used, 2**20, int) if None in (total, left) else total - left, memory_total=total,
             power=reading(power), clock=reading(clock), throttled=readable(functools.partial(int, reasons, 16)))
     return gpus
 
@@ -3312,8 +3314,9 @@ def nvidia_gpu(name: str | None, address: Any, capability: float | None, *, thro
     """One GPU, from what either of NVIDIA's two interfaces tells of it; `throttled` are its bits."""
     place = re.search(r"[0-9a-f]{4}:[0-9a-f]{2}:[0-9a-f]{2}\.\d", str(address).lower())  # some write a longer domain
     slowed = None if throttled is None else [word for word, bits in THROTTLING.items() if throttled & bits]
-    return {"name": name if re.search("^[^[]", name or "") else "NVIDIA GPU", "vendor": "nvidia", **UNTOLD, **values,
-            "throttled": slowed, "address": place and place[0], "capability": capability}
+    name = name if re.match(r"(?!ERR!)[^[]", name or "") else "NVIDIA GPU"
+    return {"name": name, "vendor": "nvidia", **UNTOLD, **values, "throttled": slowed,
+            "address": place and place[0], "capability": capability}
 
 
 class NvidiaLibrary:
@@ -3468,7 +3471,9 @@ class NvidiaGpus:
         if status is None:
             raise OSError(f"{program} prints without end")
         if status and not nvidia_lines(text, query) and "is not a valid field" not in text:
-            raise OSError(f"{program} failed ({status}): {text.strip()[:200]}")
+            if "No devices were found" in text and not self.cards():
+                return ""
+            raise OSError(f"{program} failed ({status}): {' '.join(text.split())[:200]}")
         return text
 
     async def cuda(self) -> int | None:
@@ -3740,11 +3745,12 @@ class Sampler:
         """How much speaks for a GPU being a device, as a key; empty where it cannot be."""
         told, total = self.addresses.get(device["name"]), gpu["memory_total"]
         close = total is not None and abs(total - device["total"]) < device["total"] / 8
+        possible = close or total is None or bool(gpu.get("unified"))
         if told and gpu.get("address"):
-            return (True,) if told == gpu["address"] else ()
+            return (True,) if told == gpu["address"] and possible else ()  # a part of a card has the card's address
         names = [name.lower() for name in (device["description"], gpu["name"])]
         named = bool(names[0]) and (names[0] in names[1] or names[1] in names[0])
-        return (False, close, named) if close or total is None or gpu.get("unified") else ()
+        return (False, close, named) if possible else ()
 
     def memories(self, engine_devices: list[Json]) -> list[Json]:
         """The engine's devices and main memory: [{name, kind, total, free, unified: with it but for its own, told: by a
@@ -6002,7 +6008,7 @@ class Instance:
                  changed: Callable[[], None] = lambda: None) -> None:
         self.dash, self.name, self.build = dash, name, build
         self.arguments, self.stop_timeout, self.changed = arguments, stop_timeout, changed
-        self.held: Iterable[str] = ()  # the devices that it is on
+        self.held: Mapping[str, int] = {}  # bytes that were reserved for it on each device
         self.answered = 0.0  # s of its finished requests together
         self.group = Group({}, {})  # the entries that it serves, as they were when it started
         self.spilled = 0  # bytes that it would take of the GPUs, beside what it does, had these room for them
@@ -6183,7 +6189,9 @@ class Instance:
             gpus = await self.dash.sampler.gpu_memory_of(self.process.pid, self.build.devices)
             self.devices = [{"name": name, "kind": "gpu" if name in gpus else "cpu", "used": used,
                              **self.parts(name, used)} for name, used in {**gpus, "Main memory": taken}.items()]
-            self.taken = {**gpus, "Main memory": own}
+            seen = {device["name"] for device in self.build.devices}  # where no driver tells, what was reserved counts
+            reserved = {name: size for name, size in self.held.items() if name in seen and not gpus}
+            self.taken = {**reserved, **gpus, "Main memory": own}
             self.changed()
 
 
@@ -12519,7 +12527,7 @@ async def gpu_findings(_config: Config, _values: Json) -> Findings:
     elif not nvidia.gpus and nvidia.cards():
         yield "warn", "GPU", "there is an NVIDIA card, but no nvidia-smi", "install NVIDIA's driver"
     elif not gpus:
-        yield "ok", "GPU", "none found; models run on the processor"
+        yield "ok", "GPU", "none found that tells of itself"
     for pattern in ("kfd", "dri/renderD*", "nvidia[0-9]*", "nvidiactl"):
         for device in Path("/dev").glob(pattern):
             if not os.access(device, os.R_OK | os.W_OK):

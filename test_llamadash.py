@@ -4059,7 +4059,10 @@ def test_what_more_nvidia_smi_tells() -> None:
     gpus = llamadash.parse_nvidia(
         "1, 2, 3, 4, 5.5, NVIDIA A, GPU-a, 00000000:B3:00.0, 1980, 0x0000000000000044\n"
         "1, 2, 3, 4, 5.5, NVIDIA B, GPU-b, 0001:0A:00.0, [N/A], 0x0000000000000001\n"
-        "1, 2, 3, 4, 5.5, NVIDIA C, GPU-c, [N/A], [N/A], [Unknown Error]\n")
+        "1, 2, 3, 4, 5.5, NVIDIA C, GPU-c, [N/A], [N/A], [Unknown Error]\n"
+        "1, 500, 24576, 4, 5.5, ERR!, GPU-d, [N/A], [N/A], [N/A], 23626\n")
+    kept = gpus.pop("GPU-d")  # by the driver, for itself
+    assert (kept["name"], kept["memory_used"], kept["memory_total"]) == ("NVIDIA GPU", 950 * MIB, 24576 * MIB)
     assert [[gpu[key] for key in ("address", "clock", "throttled")] for gpu in gpus.values()] == [
         ["0000:b3:00.0", 1980.0, ["power", "heat"]], ["0001:0a:00.0", None, []], [None] * 3]
 
@@ -4263,6 +4266,17 @@ async def test_without_the_library_of_a_driver_nvidia_smi_is_asked(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     gpus = llamadash.NvidiaGpus(None, tmp_path)
     assert (await gpus.read())["nvidia-0"]["power"] == 120.51 and not gpus.error
+
+
+@run_async
+async def test_nvidia_smi_without_a_card_is_no_fault(tmp_path: Path) -> None:
+    """It finds none where there is none on the bus; where there is one, that is said in one line."""
+    gpus = llamadash.NvidiaGpus(shell_script(tmp_path / "smi", "echo 'No devices were found\nToday'; exit 6"),
+                                tmp_path / "pci")
+    assert await gpus.read() == {} and gpus.error is None
+    write_tree(tmp_path / "pci", {"0000:01:00.0/vendor": "0x10de", "0000:01:00.0/class": "0x030200"})
+    gpus.next_at = 0
+    assert await gpus.read() == {} and (gpus.error or "").endswith("failed (6): No devices were found Today")
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-8-sig"])
@@ -4674,6 +4688,37 @@ def test_an_engine_tells_which_gpu_a_device_is(dash: StubDash) -> None:
     dash.sampler.addresses |= output.addresses
     devices = [{"name": f"CUDA{at}", "description": "X", "total": 24 << 30, "free": 1} for at in (0, 1, 2)]
     assert [id for _, id in dash.sampler.readings(devices)] == ["GPU-b", "GPU-a", None]
+
+
+def test_a_part_of_a_card_is_not_the_card(dash: StubDash) -> None:
+    """The engine tells the card's address of it as well; its memory is that of the part, if that can be read."""
+    dash.sampler.addresses["CUDA0"] = "0000:01:00.0"
+    device = {"name": "CUDA0", "description": "NVIDIA A100 MIG 3g.40gb", "total": 40 << 30, "free": 30 << 30}
+    dash.sampler.gpus = cards("a:NVIDIA A100-SXM4-80GB:80")
+    assert [(item["total"], item["free"]) for item in dash.sampler.memories([device])[:1]] == [(40 << 30, 30 << 30)]
+    part = {"name": "NVIDIA A100-SXM4-80GB MIG 3g.40gb", "vendor": "nvidia", "memory_total": 40 << 30,
+            "memory_used": 1 << 30, "address": None}
+    dash.sampler.gpus["MIG-1"] = part
+    assert dash.sampler.readings([device]) == [(device, "MIG-1")]
+
+
+@run_async
+async def test_a_model_that_no_driver_tells_of_is_not_another_program(dash: StubDash, tmp_path: Path) -> None:
+    """As in a container, under WSL and on virtual GPUs: what was reserved for it counts as taken by it."""
+    dash.sampler.nvidia = nvidia_with_processes(tmp_path / "smi", [24000], "")
+    dash.sampler.nvidia.query = llamadash.NVIDIA_FIELDS
+    dash.sampler.system_gpus = dict
+    [device] = with_devices(dash, 24000)
+    instance = dash.pool.instances["a"] = an_instance(dash)
+    instance.build = dataclasses.replace(instance.build, devices=(device,))
+    instance.process = types.SimpleNamespace(pid=os.getpid())
+    instance.held = {"G0": 60 * MIB, "Main memory": GB}
+    await dash.sampler.read_gpus(fresh=True)
+    await instance.measure()
+    assert dash.pool.memory.others()["G0"] == 40 * MIB and dash.pool.memory.taken()["G0"] == 60 * MIB
+    shell_script(Path(str(dash.sampler.nvidia.program)), f"echo GPU-0, {os.getpid()}, 90")
+    await instance.measure()
+    assert dash.pool.memory.taken()["G0"] == 90 * MIB
 
 
 def test_an_apu_has_the_memory_that_it_shares(dash: StubDash) -> None:
