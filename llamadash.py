@@ -7609,16 +7609,14 @@ class Call:
         numbers = answer_numbers({})  # none are known
         if self.first_at is None:
             return numbers
+        if timings := json_object(self.tail, b'"timings":'):  # while it runs those so far, where every piece has them
+            return answer_numbers(timings)
         span = (self.ended_at or time.monotonic()) - self.first_at
         if self.ended_at is None:
-            speed = finite_rate(self.pieces / max(span, 0.1))
-            known = answer_numbers(json_object(self.tail, b'"timings":'))  # so far, where they are in every piece
-            return {**known, "generated_tokens": known["generated_tokens"] or self.pieces or None,
-                    "generated_per_second": known["generated_per_second"] or speed}
+            return {**numbers, "generated_tokens": self.pieces or None,
+                    "generated_per_second": finite_rate(self.pieces / max(span, 0.1))}
         numbers = answer_numbers(json_object(self.head, b'"usage":', last=False))
         numbers |= {key: value for key, value in answer_numbers(json_object(self.tail, b'"usage":')).items() if value}
-        if timings := json_object(self.tail, b'"timings":'):
-            return answer_numbers(timings)
         if self.stream and self.instance:  # what the client has got of one that was cut off
             numbers["generated_tokens"] = numbers["generated_tokens"] or self.pieces or None
         if numbers["generated_tokens"] and self.stream:
@@ -8541,11 +8539,9 @@ class Routing:
         key = self.keys.admitted(request)
         if request.method == "OPTIONS":  # a browser asks whether a page may ask as it wants to
             wanted = re.sub(r"[^A-Za-z0-9_, -]", "", request.headers.get("Access-Control-Request-Headers", ""))
-            local = request.headers.get("Access-Control-Request-Private-Network") == "true"
             return web.Response(status=204, headers={
                 "Access-Control-Max-Age": "600", "Access-Control-Allow-Headers": wanted,
-                "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE, OPTIONS",
-                **({"Access-Control-Allow-Private-Network": "true"} if local else {})})
+                "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE, OPTIONS"})
         if looks and (match := re.fullmatch(r"(?:/v1)?/models(?:/(.{1,256}))?", request.path)):
             self.keys.spend(key)
             self.dash.upstreams.via(*request.headers.getall("Via", []))  # an upstream that is ourselves lists nothing
@@ -8855,8 +8851,7 @@ async def captures_list(dash: Dash, *, limit: Annotated[int, Range(1, CAPTURES_K
 
 
 @on("captures:get", error="GET_CAPTURE_FAILED", cost=5)
-async def captures_get(dash: Dash, *, id: Timestamp, part: Literal["request", "answer", "prompt", "head"],
-                       ) -> Json:
+async def captures_get(dash: Dash, *, id: Timestamp, part: Literal["request", "answer", "prompt", "head"]) -> Json:
     """One text of a capture."""
     rows = await asyncio.to_thread(dash.db.read, f"SELECT {part} FROM captures WHERE id = ?", (id,))
     if not rows:
@@ -10463,19 +10458,18 @@ class Downloads:
             task.cancel()  # more than once: before Python 3.12 one can get lost as an answer comes
             await asyncio.wait([task], timeout=1)
         self.tasks.pop(download.key, None)
-        if status == "cancelled":
-            try:
+        try:
+            if status == "cancelled":
                 await self.use(download, download.discard)
-            except Unreachable as problem:  # what came is still there
-                download.error = str(problem)
-                await self.tell(download, "failed")
-                raise
-            finally:
-                self.pump()
-            download.error = None
-        if download.status == status:  # nobody resumed it meanwhile
-            await self.tell(download, status)
-        self.pump()
+                download.error = None
+            if download.status == status:  # nobody resumed it meanwhile
+                await self.tell(download, status)
+        except Unreachable as problem:  # what came is still there
+            download.error = str(problem)
+            await self.tell(download, "failed")
+            raise
+        finally:
+            self.pump()
 
     def forget(self, path: str) -> None:
         """Let go of the finished download of the model at `path`, which was taken off the list: it can be had again."""
@@ -10532,14 +10526,11 @@ class Downloads:
             await self.came(download)
             status = "done"
             log.info("downloaded %s from %s", download.file, download.repo)
-        except (DashError, OSError) as problem:
-            status, what = "failed", f"{download.file} cannot be written"
-            download.error = str(problem if isinstance(problem, DashError) else
-                                 database_error(problem, what, Path(download.place)))
+        except Exception as problem:  # a bug, too, for it must not hold up the queue
+            told = database_error(problem, f"{download.file} cannot be written", Path(download.place)) \
+                if isinstance(problem, OSError) else problem
+            status, download.error = "failed", str(failure_of("a download", told))
             log.warning("download of %s from %s failed: %s", download.file, download.repo, download.error)
-        except Exception:  # a bug, which must not hold up the queue
-            status, download.error = "failed", "Something went wrong in llamadash; its log says what."
-            log.exception("download of %s from %s failed", download.file, download.repo)
         finally:
             self.tasks.pop(download.key, None)
         with contextlib.suppress(Unreachable):
@@ -13156,8 +13147,7 @@ async def system_info(dash: Dash) -> Json:
                                       platform.platform(terse=True).replace("-", " ", 1)),
         "hostname": dash.web.name, "host": dash.config.host, "address": lan_address(dash.web.name),
         "uptime": metrics["uptime"],
-        "cpu": {"model": await asyncio.to_thread(processor_name),
-                "cores": readable(lambda: psutil.cpu_count(logical=False)), "threads": readable(psutil.cpu_count)},
+        "cpu": {"model": await asyncio.to_thread(processor_name), "threads": readable(psutil.cpu_count)},
         "memory": {"total": metrics["memory_total"], "used": metrics["memory_used"]},
         "gpus": metrics["gpus"], "engine": dash.gateway.snapshot(), "process": metrics["process"],
         "database": {"path": str(dash.db.path), "size": await asyncio.to_thread(files_size, *database)},
@@ -13422,17 +13412,17 @@ def parsed(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[Json, dict
 
 
 def configured(options: Json, fixed: dict[str, str]) -> Config:
-    """The Config that the options make; WrongUsage where they do not go together."""
+    """The Config that the options make; DashError where they do not go together."""
     if ("tls_cert" in options) != ("tls_key" in options):
-        raise WrongUsage("--tls-cert and --tls-key go together")
+        raise DashError("--tls-cert and --tls-key go together", exit_code=EXIT_USAGE)
     if not all(key.isprintable() for key in given_api_keys()):
-        raise WrongUsage("an API key is one line of text")
+        raise DashError("an API key is one line of text", exit_code=EXIT_USAGE)
     values: Json = {key: tuple(options[key]) if isinstance(options[key], list) else options[key] for key in fixed}
     upstreams = dict(values.get("upstreams", ()))
     server = values.get("llama_server", "")
     if re.match(SERVER_ADDRESS, server) and not os.path.exists(server):
         if not (named := upstream_named(server)):
-            raise WrongUsage(f"{server} is not the address of a server")
+            raise DashError(f"{server} is not the address of a server", exit_code=EXIT_USAGE)
         upstreams[named[0]] = values["llama_server"] = upstream_url(server)
     return Config(**{**values, "upstreams": tuple(upstreams.items())}, fixed=fixed)
 
@@ -13448,10 +13438,6 @@ def say(text: str, stream: typing.TextIO | None) -> None:
     except (OSError, ValueError):
         if stream:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # or what is left would fail at the exit
-
-
-class WrongUsage(DashError):
-    """What was asked for on the command line cannot be done like that."""
 
 
 class AlreadyRunning(DashError):
@@ -13544,7 +13530,7 @@ def port_holder(port: int) -> str:
 def run_server(config: Config) -> int:
     """Run llamadash until it is told to stop, and return its exit code."""
     if not CARRIED_WEB and not (WEB / "index.html").is_file():
-        raise WrongUsage(f"the folder {WEB} is missing: it belongs beside {Path(__file__).name}, copy it as well")
+        raise DashError(f"the folder {WEB} is missing: copy it beside {SCRIPT.name} as well", exit_code=EXIT_USAGE)
     with contextlib.closing(FolderLock(config.data_dir)) as lock:
         return asyncio.run(serve_until_stopped(config, lock))
 
@@ -13656,9 +13642,9 @@ def ask_password(config: Config) -> None:
     line = f'{getpass.getpass("New password (empty: none): ")}\n' if asks else (sys.stdin or io.StringIO()).readline()
     password = line.rstrip("\n")
     if not line or not encodable(password):
-        raise WrongUsage("a password is one line of text; an empty line takes it away")
+        raise DashError("a password is one line of text; an empty line takes it away", exit_code=EXIT_USAGE)
     if 0 < len(password) < MIN_PASSWORD or len(password) > MAX_PASSWORD:
-        raise WrongUsage(f"a password has {MIN_PASSWORD} to {MAX_PASSWORD} characters")
+        raise DashError(f"a password has {MIN_PASSWORD} to {MAX_PASSWORD} characters", exit_code=EXIT_USAGE)
     with contextlib.closing(open_database(config)) as database:
         database.set_meta("password", hashed_password(password) if password else None)
         database.delete_sessions()
@@ -13668,7 +13654,7 @@ def ask_password(config: Config) -> None:
 def write_backup(config: Config, *, file: Path) -> None:
     """Write a backup of the database to `file`, also while llamadash runs."""
     if not (config.data_dir / DATABASE_NAME).exists():
-        raise WrongUsage(f"there is no database in {config.data_dir}")
+        raise DashError(f"there is no database in {config.data_dir}", exit_code=EXIT_USAGE)
     with contextlib.closing(open_database(config)) as database:
         size = database.backup(file.absolute())
     print(f"{file} ({size} bytes)")
@@ -13684,8 +13670,8 @@ COMMANDS: dict[str, tuple[Callable[..., int | None], str, dict[str, Json]]] = { 
     "update": (update, "put the newest version in place of this file",
                {"--check": {"action": "store_true", "help": "only say whether there is a newer one"}}),
 }
-EXIT_CODES = {WrongUsage: EXIT_USAGE, AlreadyRunning: EXIT_RUNNING, DatabaseRefused: EXIT_DATABASE,
-              StorageFull: EXIT_LATER, DatabaseUnavailable: EXIT_LATER}
+EXIT_CODES = {AlreadyRunning: EXIT_RUNNING, DatabaseRefused: EXIT_DATABASE, StorageFull: EXIT_LATER,
+              DatabaseUnavailable: EXIT_LATER}
 
 
 def is_lasting(problem: OSError) -> bool:

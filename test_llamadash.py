@@ -10488,8 +10488,7 @@ async def test_pages_of_other_sites(start: Callable[..., Server], fake: FakeEngi
         assert (await api.post(Origin=api.url))[0] == 200
         key = (await api.board.request("keys:create", name="extension"))["key"]
         wanted = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST",
-                  "Access-Control-Request-Headers": "authorization,x-stainless-os",
-                     "Access-Control-Request-Private-Network": "true"}
+                  "Access-Control-Request-Headers": "authorization,x-stainless-os"}
         async with api.http.options(api.url + "/v1/completions", headers=wanted) as answer:
             assert answer.status == 204
             assert answer.headers["Access-Control-Allow-Headers"] == "authorization,x-stainless-os"
