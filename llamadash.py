@@ -5526,8 +5526,10 @@ async def probe(build: Build, data_dir: Path) -> Build:
 async def build_output(build: Build, option: str, data_dir: Path, limit: float = PROBE_TIMEOUT) -> str:
     """What a build's program prints for one option, of its devices with which have no memory of their own."""
     talk = dict.fromkeys(("LLAMA_LOG_VERBOSITY", "LLAMA_ARG_LOG_VERBOSITY") if option == "--list-devices" else (), "5")
-    return (await program_output(*build.command, option, limit=limit, size=2**20,
-                                 environment={**engine_environment("", None, data_dir), **talk}))[0]
+    text, status = await program_output(*build.command, option, limit=limit, size=2**20,
+                                        environment={**engine_environment("", None, data_dir), **talk})
+    killed = status is not None and -status in signal.valid_signals()
+    return f"{text}\nit was killed: {signal.strsignal(-(status or 0))}" if killed else text
 
 
 async def listed_devices(build: Build, data_dir: Path, limit: float = PROBE_TIMEOUT) -> tuple[Json, ...]:
@@ -10817,7 +10819,7 @@ ENGINE_ASSET = re.compile(r"(cudart-)?llama-(?:[\w.-]+-)?bin-(ubuntu|macos|win)-
 ENGINE_MACHINES = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}
 MAX_ENGINE_ARCHIVE = 4 * 2**30  # bytes; the largest, with CUDA's libraries, has 1
 MAX_ENGINE_SIZE = 8 * 2**30  # bytes unpacked, of all archives of a build
-MAX_ENGINE_FILES = 2000
+MAX_ENGINE_FILES = 2000  # and folders
 INSTALL_LIMIT = 900.0  # s for the embedded engine, where a slow line needs minutes for the 20 MB, or to unpack a build
 
 
@@ -10878,6 +10880,8 @@ def unpack_engine(archives: Iterable[Path], folder: Path) -> None:
             room, files = room - size, files - 1
             if room < 0 or files < 0:
                 raise WrongContent("the archive holds more than any release of llama.cpp")
+            if link == ".":
+                continue
             place = archive_place(folder, name)
             place.parent.mkdir(parents=True, exist_ok=True)
             if content:
@@ -10895,20 +10899,20 @@ def unpack_engine(archives: Iterable[Path], folder: Path) -> None:
 
 
 def archive_members(path: Path) -> Iterator[tuple[str, int, bool, str, typing.IO[bytes] | None]]:
-    """What is in an archive but folders: name, size, whether it can be run, what it links to, and its content."""
+    """What is in an archive: name, size, whether it can be run, what it links to, "." for a folder, and its content."""
     import tarfile
     import zipfile
     if path.name.endswith(".zip"):
         with zipfile.ZipFile(path) as zipped:
             for info in zipped.infolist():
-                if not info.is_dir():
-                    yield info.filename, info.file_size, True, "", zipped.open(info)
+                folder = info.is_dir()
+                yield info.filename, info.file_size, True, "." * folder, None if folder else zipped.open(info)
         return
     with BoundedGzip(path) as plain, tarfile.open(fileobj=plain, mode="r:") as tar:
         for member in tar:
-            if not member.isdir():
-                yield (member.name, member.size, bool(member.mode & 0o100), member.linkname if member.issym() else "",
-                       tar.extractfile(member) if member.isreg() else None)
+            link = "." if member.isdir() else member.linkname if member.issym() else ""
+            content = tar.extractfile(member) if member.isreg() else None
+            yield member.name, member.size, bool(member.mode & 0o100), link, content
 
 
 def archive_place(folder: Path, name: str) -> Path:

@@ -6514,7 +6514,7 @@ def test_how_it_reports_is_in_the_program_or_beside_it(
     ("exec sleep 1000", "does not answer"), ("exec yes", "cannot be used: y"),
     ("trap '' TERM; sleep 1000 & exit", "does not answer"),
     ("echo 'libcuda.so.1: no such file' >&2; exit 127", "libcuda"),
-    ("exit 1", "it writes nothing")])
+    ("exit 1", "it writes nothing"), ("kill -4 $$", "it was killed: Illegal instruction")])
 def test_a_program_that_is_of_no_use_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, reason: str,
 ) -> None:
@@ -13219,7 +13219,9 @@ async def test_a_build_that_does_not_start_gives_way(release_folder: Path) -> No
     [("llama-server", odd_member(type=tarfile.FIFOTYPE))],
     [("llama-server", odd_member(type=tarfile.LNKTYPE, linkname="/etc/passwd"))],
     [("llama-server", odd_member(size=10 << 30))], [("llama-server", b"a"), ("llama-server", b"b")],
-    [("c:\\windows\\x", b"x")], [("README", b"no program")]])
+    [("c:\\windows\\x", b"x")], [("README", b"no program")],
+    pytest.param([(f"llama-b99/{at}", odd_member(type=tarfile.DIRTYPE)) for at in range(2000)]
+                 + [("llama-server", b"#!/bin/sh")], id="folders")])
 def test_archives_that_are_refused_whole(members: list[Any], release_folder: Path) -> None:
     """What would leave its folder, is no plain file, or is larger than any build, leaves nothing behind."""
     async def refuse() -> None:
@@ -13227,6 +13229,7 @@ def test_archives_that_are_refused_whole(members: list[Any], release_folder: Pat
             releases.files[""] = archive_of(*members)
             report = await installation(dash)
             assert (report["build"]["status"], bool(report["build"]["problem"])) == ("failed", True)
+            assert len(members) < 1000 or "more than any release" in report["line"]
             assert [path.name for path in dash.installer.folder.iterdir()] in ([], [".downloads"])
             assert (await dash.request("engines:list"))["installing"]["build"]["status"] == "failed"
     outside = sorted(os.listdir(release_folder.parent))
