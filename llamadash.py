@@ -5707,6 +5707,7 @@ STOP_DEADLINE = 13.0  # s from the signal to end until the program leaves, whate
 SAY_TIME = 0.2  # s in which whoever reads what is printed has to make room for it
 STOP_HURRY = 1.0  # s that are left to it after a second signal
 STOP_SECONDS = 45  # until systemd kills the program
+SIGNALS_TO_END = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # the last one from a Windows console that is closed
 USED_DEVICE = re.compile(r"using device (\S{1,64}) \(.{0,200}\) \((?:([0-9a-f:]{10}\.\d)|.{0,64})\)"
                          r"(?: - (\d{1,9}) MiB free)?")
 # An allocation that failed: how large and on which device, as far as that is told
@@ -13574,7 +13575,7 @@ def watch_signals(stop: Callable[[], Any], leave: Callable[[], None]) -> None:
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-    for number in (getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)):
+    for number in (getattr(signal, name) for name in SIGNALS_TO_END if hasattr(signal, name)):
         if number == signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN:  # as nohup left it
             signal.signal(number, lambda number, frame: None)
 

@@ -15608,6 +15608,7 @@ for module, names in ((os, "geteuid getuid getgid killpg setsid getloadavg fork 
         if hasattr(module, name):
             delattr(module, name)
 asyncio.SelectorEventLoop.add_signal_handler = no_handler
+signal.SIGBREAK = signal.SIGUSR2
 os.name, llamadash.Path = "nt", pathlib.PosixPath  # for there is no other kind of paths here
 sys.exit(llamadash.main())
 """
@@ -15630,7 +15631,7 @@ async def test_it_starts_without_what_only_unix_has(tmp_path: Path) -> None:
         assert f"(process {server.process and server.process.pid})" in second.stderr
         assert server.run("link").stdout.startswith(f"{server.url}/#key=")
     finally:
-        assert server.stop(signal.SIGINT) == 0, server.output()  # Ctrl+C
+        assert server.stop(signal.SIGUSR2) == 0, server.output()  # its console is closed
     assert "Traceback" not in server.output()
 
 
