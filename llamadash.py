@@ -7575,7 +7575,7 @@ class Call:
 
     def feed(self, block: bytes) -> None:
         """Take in a piece of the answer."""
-        if self.first_at is None and b"prompt_progress" not in block:
+        if self.first_at is None and (b"prompt_progress" not in block or PIECE.search(block) or b"[DONE]" in block):
             self.first_at = time.monotonic()
         if len(self.head) < KEPT_HEAD:
             self.head += block[:KEPT_HEAD]

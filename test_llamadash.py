@@ -10299,6 +10299,19 @@ def test_what_runs_tells_how_long_its_prompt_is_as_soon_as_its_answer_does() -> 
     assert row["generated_per_second"] == 5.5
 
 
+def test_an_answer_that_comes_all_at_once_has_its_numbers() -> None:
+    """How far its prompt was read does not hide what stands behind it; alone it is no first token."""
+    call = llamadash.Call(1, "a", "client", "/v1/chat/completions", stream=True, admitted_at=time.monotonic())
+    progress = b'data: {"choices":[],"prompt_progress":{"total":20,"processed":20}}\n\n'
+    call.feed(progress)
+    assert call.first_at is None
+    call.feed(progress + b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
+              b'data: {"choices":[],"timings":{"prompt_n":20,"predicted_n":4}}\n\ndata: [DONE]\n\n')
+    call.end("ok")
+    row = call.row()
+    assert row["first_token"] is not None and (row["prompt_tokens"], row["generated_tokens"]) == (20, 4)
+
+
 @pytest.mark.parametrize(("event", "count"), [
     ({"choices": [{"delta": {"role": "assistant", "content": None}}]}, 0),
     ({"choices": [{"delta": {"content": "a \"content\":\"b\""}}]}, 1), ({"content": "a", "stop": False}, 1),
@@ -18052,6 +18065,20 @@ TOO_SMALL = """() => [...document.querySelectorAll("a[href], button, input, sele
     element.offsetHeight}`)"""
 
 
+# What one has to scroll sideways, or cannot read to its end.
+CUT_OFF = """() => {
+  const pen = document.createElement("canvas").getContext("2d");
+  const words = (select) => {
+    pen.font = getComputedStyle(select).font;
+    return pen.measureText(select.selectedOptions[0].text).width + 38;
+  };
+  return [...document.querySelectorAll(".segmented, .request-table .table-wrap, .models-toolbar select")]
+    .filter((element) => element.offsetParent && element.clientWidth < (
+      element.matches("select") ? words(element) : element.scrollWidth))
+    .map((element) => `${element.className} ${element.textContent.slice(0, 40)}`);
+}"""
+
+
 @pytest.mark.parametrize("width, scheme", [(1440, "light"), (320, "dark")])
 @run_async
 async def test_every_page_is_accessible(start: Callable[..., Server], tmp_path: Path, axe: str, width: int,
@@ -18062,7 +18089,10 @@ async def test_every_page_is_accessible(start: Callable[..., Server], tmp_path: 
     server, now = start(), llamadash.now_ms()
     with contextlib.closing(llamadash.Database(server.data / llamadash.DATABASE_NAME, repair=False)) as database:
         database.add_events([{"timestamp": now, "kind": "loaded", "model": "alpha"}])
-        database.add_requests([{"id": 1, "timestamp": now, "model": "alpha", "duration": 5, "waited": 2}])
+        database.add_requests([{"id": number, "timestamp": now, "model": "alpha", "duration": 5123, "waited": 2,
+                                "first_token": 412, "loading": 912, "status": "failed", "code": "model_not_found",
+                                "prompt_tokens": 1616, "cached_tokens": 777, "generated_tokens": 1460,
+                                "prompt_per_second": 1837.2, "generated_per_second": 1102.1} for number in (1, 2)])
         database.save_conversation("talk", {"title": "Code"}, [{
             "id": "q", "parent": None, "role": "assistant", "model": "alpha", "status": "done",
             "content": "```\nx\n```\n\n|a|b|\n|-|-|\n|c|d|"}])
@@ -18076,6 +18106,7 @@ async def test_every_page_is_accessible(start: Callable[..., Server], tmp_path: 
             assert found == [], what
             assert await page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0, what
             assert width > 400 or await page.evaluate(TOO_SMALL) == [], what
+            assert await page.evaluate(CUT_OFF) == [], what
         page = await browser.open(key="wrong")
         await page.wait_for_selector("#login-secret")
         await check("signed out")
@@ -18188,6 +18219,19 @@ async def test_everything_is_done_by_keys(start: Callable[..., Server], tmp_path
         await page.wait_for_selector(".picker")
         await press("Tab")
         await page.wait_for_selector(".picker", state="detached")
+        assert browser.problems == []
+
+
+@run_async
+async def test_bars_are_seen_in_forced_colours(start: Callable[..., Server], tmp_path: Path) -> None:
+    """What a model takes is divided by colours, which a system's own may not replace, within a frame."""
+    library_of_models(tmp_path / "server-0" / "models")
+    async with chromium(start(), forced_colors="active") as browser:
+        page = await browser.open("/models/alpha")
+        for look, value in (("estimate-part", "forcedColorAdjust"), ("estimate-bar", "borderTopStyle")):
+            await page.locator(f".{look}").first.wait_for()
+            style = await page.evaluate(f"getComputedStyle(document.querySelector('.{look}')).{value}")
+            assert style == {"forcedColorAdjust": "none", "borderTopStyle": "solid"}[value]
         assert browser.problems == []
 
 
@@ -19211,6 +19255,13 @@ async def test_a_model_sees_a_picture(start: Callable[..., Server], tmp_path: Pa
         await ask(page, "What is it?")
         await page.locator(".chat-answer .chat-footer", has_text="4 generated").wait_for()
         assert await page.evaluate("() => document.querySelector('.chat-question img').naturalHeight") == 400
+        await page.set_viewport_size({"width": 1000, "height": 500})
+        await page.reload()  # what comes later makes the conversation higher
+        await page.wait_for_function("() => document.querySelector('.chat-question img')?.naturalHeight")
+        await page.wait_for_function("""() => {
+            const { scrollHeight, scrollTop, clientHeight } = document.querySelector(".chat-scroll");
+            return scrollHeight > clientHeight && scrollHeight - scrollTop - clientHeight < 4;
+        }""")
         client = await Dashboard().connect(server)
         talk = (await client.request("conversations:list"))["conversations"][0]["id"]
         question, answer = (await client.request("conversations:get", id=talk))["conversation"]["messages"]

@@ -79,7 +79,7 @@ export class BuildRehearsal extends Component {
     return h("div", { className: "stack build-rehearsal" },
       (candidates.length > 0 || busy) && h("div", { key: "row", className: "row" },
         candidates.length > 1 && h("select", {
-          key: "model", className: "input", "aria-label": `Model to try ${build.id} with`, disabled: busy,
+          key: "model", className: "select build-model", "aria-label": `Model to try ${build.id} with`, disabled: busy,
         }, candidates.map(({ id, name }) => h("option", { key: id, value: id }, name))),
         h("button", {
           key: "try", type: "button", className: "button button-small build-try", disabled: busy, "aria-busy": busy,

@@ -259,7 +259,7 @@ function statsNode(stats, { currency = "" }) {
   ].filter((item) => item !== null);
   return h("div", { className: "chat-stats" },
     items.map(([title, text]) => h("span", { title }, text)),
-    stats.context ? contextNode(used, stats.context) : null);
+    used && stats.context ? contextNode(used, stats.context) : null);
 }
 
 /** @param {number} used tokens @param {number} context tokens @returns {VNode} */

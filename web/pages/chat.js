@@ -134,6 +134,7 @@ export class ChatPage extends Component {
       "keydown [data-input=\"rename\"]": "handleRenameKey",
       "focusout [data-input=\"rename\"]": "handleRenameDone",
       "scroll .chat-scroll": "handleScroll",
+      "load .chat-image": "follow",
       "change [data-files]": "handleFiles",
       paste: "handlePaste",
       dragover: "handleDrag",

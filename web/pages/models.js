@@ -465,7 +465,7 @@ export class ModelsPage extends Component {
       h("div", { key: "search", className: "input-with-icon models-search" }, icon("search"),
         h("label", { className: "visually-hidden", htmlFor: "models-search" }, "Search models"),
         h("input", {
-          id: "models-search", className: "input", type: "search", placeholder: "Search name, architecture, path…",
+          id: "models-search", className: "input", type: "search", placeholder: "Search models",
           autocomplete: "off", value: query.search, dataset: { role: "search" },
         })),
       h(Filters, { key: "filters", count: set.filter(Boolean).length },
