@@ -3855,7 +3855,6 @@ OTHER_FILES = tuple((re.compile(f"(?i)(?:{pattern})$"), advice) for pattern, adv
     (r"\.llamafile", "a llamafile, with a model inside: unpack it here with unzip"),
     (r"\.gguf-\d{5}-of-\d{5}", "parts of a model: the engine wants them named NAME-00001-of-00002.gguf and so on"),
     (r"ggml.*\.bin|\.ggml", "a GGML file, which llama.cpp no longer reads: download the model as GGUF")))
-UNPRESENTABLE = r"[;#\x00-\x1f\x7f-\x9f\u2028\u2029]"  # a value in the engine's preset file ends there
 QUANTIZATION_WORD = r"i?q\d+|tq\d+|[kmsl01]|x+[sl]|(b?f|fp)\d+|(mx|nv)fp4|ud|mmproj|model|moe|gguf"
 NEUTRAL_WORD = r"[\d.]+[bmkx]?|[ae]\d+b|instruct|chat|it|base|vl|v\d+"  # which models of different families share
 DRAFT_WORDS = {"draft", "drafter", "eagle", "eagle3", "dflash", "dspark", "mtp"}  # of models that only guess ahead
@@ -4747,9 +4746,7 @@ async def models_estimate(dash: Dash, *, id: ModelId, parameters: dict[str, Any]
 # -- Parameters and presets -----------------------------------------------------------------------
 
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
-SPECULATIVE_TYPES = (
-    "none", "draft-simple", "draft-eagle3", "draft-mtp", "draft-dflash", "draft-dspark",
-    "ngram-simple", "ngram-map-k", "ngram-map-k4v", "ngram-mod", "ngram-cache")
+SPECULATION = "(?:none|draft-(?:simple|eagle3|mtp|dflash|dspark)|ngram-(?:simple|map-k|map-k4v|mod|cache))"
 PORT = r"(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 HOST_PORT = r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):" + PORT
 DEVICES = r"[A-Za-z0-9_.-]{1,64}(?:,[A-Za-z0-9_.-]{1,64}){0,31}"
@@ -4927,7 +4924,7 @@ PARAMETER_GROUPS: dict[str, list[tuple[Any, ...]]] = {
     ], "Speculative decoding": [
         ("path", "model-draft md spec-draft-model", "Draft model", "Small, of the same vocabulary; guesses ahead."),
         ("text", "spec-type", "Kinds of speculation", "Such as draft-simple or ngram-mod, separated by commas.",
-         "(?:" + "|".join(SPECULATIVE_TYPES) + ")(?:,(?:" + "|".join(SPECULATIVE_TYPES) + ")){0,9}"),
+         f"{SPECULATION}(?:,{SPECULATION}){{0,9}}"),
         ("int", "spec-draft-n-max draft-max draft draft-n", "Most drafted tokens", "Guessed at once.", 0, 1024, 3),
         ("int", "spec-draft-n-min draft-min draft-n-min", "Fewest drafted tokens", "Else dropped.", 0, 1024, 0),
         ("float", "spec-draft-p-min draft-p-min", "Smallest probability", "Guessing stops below it.", 0, 1, 0.0),
@@ -5017,7 +5014,7 @@ def render_presets(models: list[Json], defaults: Json) -> str:
     """A preset file for llama-server, without models that are missing or whose path such a file cannot hold."""
     sections = {"*": defaults}
     for model in sorted(models, key=lambda item: str(item["id"])):
-        if not model["missing"] and not re.search(UNPRESENTABLE, f"{model['path']}{model['projector']}"):
+        if not model["missing"] and re.fullmatch(ONE_LINE, f"{model['path']}{model['projector']}"):
             entry = {"alias": ",".join(model["aliases"]), "load-on-startup": model["pinned"],
                      "sleep-idle-seconds": model["idle"] and str(model["idle"])}
             sections[model["id"]] = preset_section(model) | {key: value for key, value in entry.items() if value}
@@ -5721,8 +5718,8 @@ PARTS = ("model", "context", "compute")  # of a memory that a process takes, as 
 MAX_ACCOUNTED = 64  # of what an engine says of its memory while it fits a model into it
 SPEED_LINE = re.compile(r"n_(?:gen|decoded) = +\d{1,9}, tg = +[\d.]{1,20} t/s, tg_3s = +(\d{1,9}(?:\.\d{1,9})?) t/s")
 CHILD_EXIT = b"cmd_router_to_child:exit\n"
-TERMINAL_CODES = r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])"
-CONTROL_CHARACTERS = r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]"
+CONTROL = (r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])|"  # codes of terminals
+           r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
 LEVEL_PREFIX = re.compile(r"(?:\d+\.\d\d\.\d{3}\.\d{3} )?([IWED]) (.*)")
 LEVELS = {"i": "info", "w": "warning", "e": "error", "d": "debug"}  # by the first letter
 ALARMING = re.compile(r"(?i)\b(?:error|failed|failure|assert|abort|fatal|out of memory|cannot open)\b|GGML_ASSERT")
@@ -5834,7 +5831,7 @@ class LogLine(NamedTuple):
 def clean_line(line: bytes) -> str:
     """`line` as text without terminal codes, overwritten parts and control characters."""
     text = line.decode("utf-8", "replace").rstrip("\r").rpartition("\r")[2]
-    return re.sub(CONTROL_CHARACTERS, "", re.sub(TERMINAL_CODES, "", text).replace("\t", "    "))
+    return re.sub(CONTROL, "", text.replace("\t", "    "))
 
 
 def parse_line(line: bytes) -> LogLine:
@@ -5848,9 +5845,7 @@ def parse_line(line: bytes) -> LogLine:
         parsed = json.loads(text)
     except (ValueError, RecursionError):
         return LogLine("info", text)
-    if parsed.get("type") != "log":
-        return LogLine("debug", "")
-    message = re.sub(CONTROL_CHARACTERS, " ", str(parsed.get("msg", ""))).rstrip()
+    message = re.sub(f"{CONTROL}|\n", " ", str(parsed.get("msg", ""))).rstrip()
     return LogLine(LEVELS.get(str(parsed.get("level"))[:1], "info"), message)
 
 
@@ -6835,8 +6830,7 @@ class Entries:
             group = self.groups.setdefault(key, Group({}, own))
             group.rows[row["id"]] = row
             group.parameters = {key: value for key, value in group.parameters.items() if own.get(key) == value}
-        self.names = {**{name.lower(): row["id"] for row in rows for name in row["aliases"]},
-                      **{row["id"].lower(): row["id"] for row in rows}}
+        self.names = {name: row["id"] for name, row in entry_names(rows).items()}
         for key, group in self.groups.items():
             if key in units or any(row["pinned"] or row["preferred"] for row in group.rows.values()):
                 self.define(key)
@@ -9128,7 +9122,6 @@ class Upstreams:
 # takes the options that engine_arguments renders, each with a value, and reports as llama-server's children do.
 
 
-truth = {"on": True, "off": False}.__getitem__
 SAMPLERS = {"d": "dry", "k": "top_k", "y": "typ_p", "p": "top_p", "s": "top_n_sigma", "m": "min_p", "t": "temperature",
             "x": "xtc", "i": "infill", "e": "penalties", "a": "adaptive_p"}
 # A parameter, or an option that every model gets, and where CommonParams has it, if not by the same name; the first two
@@ -9173,7 +9166,7 @@ def option_value(text: str, present: Any) -> Any:
     """`text` as a value of the kind that an attribute is at `present`."""
     kind = type(present)
     if kind is bool:
-        return truth(text)
+        return preset_switch(text)
     if kind is list:  # of a fixed length, or with one item
         values = [option_value(item, present[0]) for item in text.split(",")]
         return values + present[len(values):]
@@ -9195,7 +9188,7 @@ def embedded_parameters(argv: list[str]) -> Any:
     options.pop("reasoning-effort", None)
     if template := request_values(own, "/v1/messages").get("chat_template_kwargs"):  # where all three are part of it
         options["chat-template-kwargs"] = json.dumps(template)
-    if truth(options.pop("reranking", "off")):
+    if preset_switch(options.pop("reranking", "off")):
         options = {**options, "embeddings": "on", "pooling": "rank"}
     if options.get("parallel", "-1") == "-1":
         options = {"kv-unified": "on", **options, "parallel": str(DEFAULT_SLOTS)}
@@ -11178,7 +11171,6 @@ JOURNAL_PENDING = 20_000  # entries waiting to be written; beyond, the oldest ar
 JOURNAL_BROADCAST = 500  # entries of one batch that go to the clients; the rest is counted as dropped
 MAX_LINE = 8192  # bytes of one message; an engine's longest line fits with what is said of its rest
 LOG_RECORDS, LOG_PERIOD = 120, 60.0  # lines of one place in the code, and seconds; more are counted and said
-CONTROL = r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]"
 
 
 class Journal:

@@ -6688,7 +6688,8 @@ def test_devices_and_the_projector_are_added(tmp_path: Path) -> None:
 TEXTS = {"tensor-split": ["3,1"], "device": ["none"], "device-draft": ["none"], "fit-target": ["1024", "512,1024"],
          "override-tensor": ["exps=CPU"], "rpc": ["127.0.0.1:1"], "sampling-seq": ["kpt"],
          "chat-template": ["chatml"], "chat-template-kwargs": ['{"enable_thinking":false}'],
-         "spec-type": list(llamadash.SPECULATIVE_TYPES)}
+         "spec-type": ["none", *(f"draft-{kind}" for kind in ("simple", "eagle3", "mtp", "dflash", "dspark")),
+                       *(f"ngram-{kind}" for kind in ("simple", "map-k", "map-k4v", "mod", "cache"))]}
 
 
 def sample_values(parameter: llamadash.Parameter) -> list[Any]:
