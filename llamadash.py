@@ -12309,7 +12309,8 @@ class WebServer:
         trusted = is_trusted(request.remote or "?", self.proxies)
         said = (request.headers.getall(name, [""])[-1].rpartition(",")[2].strip().lower() for name in FORWARDED)
         proto, forwarded, port = said if trusted else ("", "", "")
-        scheme = proto if proto in DEFAULT_PORTS else self.dash.config.scheme
+        told = proto.replace("ws", "http")  # as Traefik says of a socket
+        scheme = told if told in DEFAULT_PORTS else self.dash.config.scheme
         page = site_of(origins[0]) if len(origins) == 1 else None
         for host in (request.headers["Host"], forwarded):
             ours = site_of(f"{scheme}://{host}")

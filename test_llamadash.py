@@ -14284,7 +14284,10 @@ ORIGINS: list[tuple[str, str, Json, bool]] = [  # peer, origin, further headers,
     # as Traefik, Tailscale and Cloudflare send it
     ("127.0.0.1", "https://friend.example:8443", {
         "Host": "friend.example:8443", "X-Forwarded-Host": "friend.example:8443", "X-Forwarded-Port": "8443",
-        "X-Forwarded-Proto": "https", "X-Forwarded-Server": "box"}, True),
+        "X-Forwarded-Proto": "wss", "X-Forwarded-Server": "box"}, True),
+    ("127.0.0.1", "http://friend.example:81", {
+        "Host": "friend.example:81", "X-Forwarded-Host": "friend.example:81", "X-Forwarded-Proto": "ws"}, True),
+    ("127.0.0.1", "http://{host}", {"X-Forwarded-Proto": "wss"}, False),
     ("127.0.0.1", "https://friend.example", {
         "Host": "friend.example", "X-Forwarded-Host": "friend.example", "X-Forwarded-Proto": "https"}, True),
     ("127.0.0.1", "https://friend.example", {
