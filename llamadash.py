@@ -11230,6 +11230,9 @@ class JournalHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Add one record, on the loop; of a flood only the beginning, and how much more there was."""
+        if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError | web.RequestPayloadError):
+            self.journal.dash.hub.refused["malformed HTTP requests"] += 1  # no fault of ours
+            return
         try:
             text = self.format(record)
         except Exception:  # of whoever logs: it must not fail where that is called
@@ -11408,16 +11411,14 @@ class Alerts:
         self.dash, self.targets = dash, [*alert_targets(dash.config)]
         self.active: dict[str, Json] = {}  # what lasts, by its message
         self.since: dict[str, float] = {}  # when those began that are about to turn
-        self.sent: dict[str, float] = {}  # when what was sent of late
+        self.sent = LogLimiter()  # knows what was sent of late
 
     def tell(self, kind: str, message: str, model: str | None = None) -> None:
         """Put an alert into the history and send it, unless the same was sent a short while ago."""
         if kind in self.dash.settings["alerts_off"]:
             return
         self.dash.event("alert", model, message, {"kind": kind})
-        now, key = time.monotonic(), f"{kind} {model or message}"
-        self.sent = {key: at for key, at in self.sent.items() if now - at < ALERT_PAUSE}
-        if self.sent.setdefault(key, now) == now:
+        if self.sent.is_new(f"{kind} {model or message}", pause=ALERT_PAUSE):
             for target in self.targets:
                 target.add({"timestamp": now_ms(), "kind": kind, "model": model, "message": message})
 
@@ -12177,18 +12178,6 @@ class LimitedProtocol(asyncio.BufferedProtocol):
         self.http.connection_lost(exc)
 
 
-class ListenerLog(logging.LoggerAdapter):  # type: ignore[type-arg]  # which takes no argument in Python 3.10
-    """What aiohttp's server has to log: what the other side did wrong is counted instead, in `extra`."""
-    extra: Any
-
-    def log(self, level: int, msg: object, *args: Any, exc_info: Any = None, **options: Any) -> None:
-        """Log what is a fault of ours."""
-        if isinstance(exc_info, HttpProcessingError | web.RequestPayloadError):
-            self.extra["malformed HTTP requests"] += 1
-        else:
-            super().log(level, msg, *args, exc_info=exc_info, **options)
-
-
 # How a sample's values are called there, and those of each GPU; a ratio is a percentage here.
 PROMETHEUS_MACHINE = {
     "cpu_usage": "cpu_usage_ratio", "load_average": "load1", "memory_used": "memory_used_bytes",
@@ -12580,11 +12569,9 @@ def service_unit(config: Config) -> str:
 
 def mount_units(paths: Iterable[Path]) -> list[str]:
     """systemd's names of the mounts, now or in fstab, on which `paths` lie; to be waited for, but not insisted on."""
-    places = set[str]()
-    with contextlib.suppress(OSError, concurrent.futures.TimeoutError):
-        places |= in_own_thread(mount_places).result(PROBE_LIMIT)
-    places |= set(re.findall(r"(?m)^[^#\s]\S*\s+(/\S*)", file_text(Path("/etc/fstab")) or ""))
-    on = sorted(place for place in places if place != "/" and any(within(str(path), place) for path in paths))
+    tables = "\n".join(file_text(Path(table)) or "" for table in ("/proc/self/mounts", "/etc/fstab"))
+    places = {place.replace(r"\040", " ") for place in re.findall(r"(?m)^[^#\s]\S*\s+(/\S+)", tables)}
+    on = sorted(place for place in places if any(within(str(path), place) for path in paths))
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         return subprocess.run(["systemd-escape", "--path", "--suffix=mount", *on], capture_output=True, text=True,
                               check=True).stdout.split() if on else []
@@ -13010,7 +12997,7 @@ async def listen(stack: contextlib.AsyncExitStack, handler: Callable[[web.BaseRe
                  **options: Any) -> asyncio.Server:
     """Serve by `handler` until `stack` ends, and `grace` s longer; DashError with an `exit_code` where that fails."""
     # without an application, whose router takes a moment for each slash of a path
-    http = web.Server(handler, logger=ListenerLog(log, limits.refused), access_log=None, handler_cancellation=True,
+    http = web.Server(handler, logger=log, access_log=None, handler_cancellation=True,
                       keepalive_timeout=KEEPALIVE_TIME, **{"max_line_size": 2048, "lingering_time": 0, **options})
     runner = web.ServerRunner(http, shutdown_timeout=grace)
     await runner.setup()
