@@ -1325,11 +1325,9 @@ class Statements:
         """What to raise of a file that was good when it was opened; `notice` and the log tell of damage, once."""
         text = "The database is damaged. Restart llamadash: it restores the newest good backup."
         if self.notice != text:
-            try:
+            with self.explained(what):
                 if is_good_database(self.path):  # SQLite calls it damaged after errors of the disk as well
                     return DatabaseUnavailable(f"{what}: SQLite says: {problem}. {CHOOSE_LOCAL}")
-            except sqlite3.Error as trouble:
-                return database_error(trouble, what, self.path)
             self.notice = text
             log.error("%s (%s)", text, problem)
         return DatabaseDamaged(text)
@@ -1537,8 +1535,6 @@ class DatabaseFile(Statements):
                     raise self.found_damaged("a copy of it is damaged", what)
                 os.replace(partial, target)
                 return target.stat().st_size
-        except sqlite3.Error as problem:
-            raise DashError(f"{what}: {problem}.", code="BACKUP_FAILED") from problem
         finally:
             for suffix in ("", "-journal"):
                 with contextlib.suppress(OSError):
@@ -1749,8 +1745,6 @@ class MetricRows(DatabaseFile):
     def add_metrics(self, metrics: Json, timestamp: int | None = None) -> None:
         """Save one sample, and the averages that are complete by then."""
         values, timestamp = series_of(metrics), now_ms() if timestamp is None else timestamp
-        if not values:
-            return
         with self.transaction() as db:
             insert(db, "metrics", {"resolution": 0, "timestamp": timestamp, "samples": 1, **values,
                                    **{f"{name}_max": value for name, value in values.items()}}, replace=True)
@@ -2625,8 +2619,6 @@ class GGUFReader:
                 raise GGUFError("a metadata key that comes twice")
             header.metadata[key] = self.value(key, header)
         end = self.tensors(tensors, header)
-        if self.at > self.size:
-            raise GGUFError("it ends within its header: an incomplete download?")
         alignment = header.number("general.alignment") or 32
         if alignment & (alignment - 1) or alignment > MAX_HEADER:
             raise GGUFError(f"an alignment of {alignment} bytes")
@@ -2892,12 +2884,6 @@ def recurrent_state(model: Json, header: GGUFHeader) -> int:
     return inner * size + max(kernel - 1, 0) * (inner + 2 * groups * size)
 
 
-def number_of(parameters: Json, key: str, default: int) -> int:
-    """A whole number among the parameters, or `default` where it is something else."""
-    value = parameters.get(key)
-    return value if type(value) is int else default
-
-
 def rounded_up(value: int) -> int:
     """The next multiple of CONTEXT_STEP."""
     return max(-(-value // CONTEXT_STEP), 1) * CONTEXT_STEP
@@ -2920,22 +2906,20 @@ class Placement:
         self.input = 0  # bytes of weights that are never on a GPU
         self.elsewhere = collections.Counter[str]()  # bytes of weights that override-tensor puts on a device
         self.weigh(header.tensor_sizes)
-        slots = number_of(parameters, "parallel", -1)
+        slots = parameters.get("parallel", -1)
         self.slots = slots if slots > 0 else DEFAULT_SLOTS
         self.streams = 1 if slots < 1 or parameters.get("kv-unified") is True else slots  # caches that are kept apart
-        batch = max(number_of(parameters, "batch-size", 2048), 1)
-        self.ubatch = min(number_of(parameters, "ubatch-size", 512) or batch, batch)
+        self.ubatch = min(parameters.get("ubatch-size", 512), parameters.get("batch-size", 2048))
         self.key_bytes, self.value_bytes = (
             CACHE_BYTES.get(parameters.get(f"cache-type-{kind}", "f16"), 2.0) for kind in "kv")
-        self.flash = parameters.get("flash-attn") not in ("off", False)
+        self.flash = parameters.get("flash-attn") != "off"
         self.host = next((at for at, device in enumerate(devices) if device["kind"] == "cpu"), 0)
         gpus = [at for at, device in enumerate(devices) if device["kind"] == "gpu"]
         self.gpus = [at for at in gpus if not devices[at].get("spare")] or gpus  # for layers, in order
         if named := parameters.get("device"):
             self.gpus = [at for name in named.split(",") for at in gpus if devices[at]["name"] == name]
         if parameters.get("split-mode") == "none" and self.gpus:
-            main = min(max(number_of(parameters, "main-gpu", 0), 0), len(self.gpus) - 1)
-            self.gpus = [self.gpus[main]]
+            self.gpus = [self.gpus[min(parameters.get("main-gpu", 0), len(self.gpus) - 1)]]
         said = [int(float(size)) << 20 for size in str(parameters.get("fit-target", FIT_MARGIN)).split(",")]
         rest = said[-1] if len(said) == 1 else int(FIT_MARGIN) << 20
         self.margins = dict(itertools.zip_longest(self.gpus or [self.host], said[:len(self.gpus) or 1], fillvalue=rest))
@@ -3015,7 +2999,7 @@ class Placement:
     def layer_bytes(self, context: int) -> list[tuple[int, int]]:
         """For each layer and, last, the output: what a GPU takes of it, and what stays in main memory all the same."""
         every = self.parameters.get("cpu-moe") is True
-        kept = len(self.layers) if every else number_of(self.parameters, "n-cpu-moe", 0)
+        kept = len(self.layers) if every else self.parameters.get("n-cpu-moe", 0)
         offload = self.parameters.get("kv-offload") is not False
         result = []
         for at, (layer, held) in enumerate(zip(self.layers, self.cache(context), strict=True)):
@@ -3048,9 +3032,9 @@ class Placement:
         """How many layers go to the GPUs, from the output on; each GPU needs `each` bytes and those `beside`, too."""
         if not self.gpus:
             return 0
-        if (wanted := number_of(self.parameters, "n-gpu-layers", -1)) >= 0:
-            return min(wanted, len(sizes))
-        if whole or self.parameters.get("fit") in (False, "off"):
+        if (wanted := self.parameters.get("n-gpu-layers", -1)) >= 0:
+            return int(min(wanted, len(sizes)))
+        if whole or self.parameters.get("fit") is False:
             return len(sizes)
         taken, count = [*itertools.accumulate(on_gpu for on_gpu, _ in reversed(sizes))], 0
         rooms = [(self.devices[at]["free"] or 0) - self.margins[at] - beside[at] - each for at in self.gpus]
@@ -3088,7 +3072,7 @@ class Placement:
         used[self.host] += compute if mixed or not count else copies * given
         if not self.drafts:  # of which this is part
             used[self.host] += sum([shared_memory(device, used[at]) for at, device in enumerate(self.devices)])
-        return used, left if gpus and number_of(self.parameters, "n-gpu-layers", -1) < 0 else 0
+        return used, left if gpus and self.parameters.get("n-gpu-layers", -1) < 0 else 0
 
     def fits(self, context: int, *, whole: bool = False) -> bool:
         """Whether every device has room; as a `whole`, as the engine sees it, which leaves something free."""
@@ -3112,12 +3096,12 @@ def estimate_memory(model: Json, parameters: Json, devices: list[Json], header: 
     """
     placement = Placement(model, parameters, devices, header or GGUFHeader())
     full = rounded_up(min(model["context_length"] or FIT_MIN_CONTEXT, LARGEST_CONTEXT)) * placement.streams
-    context = min(number_of(parameters, "ctx-size", 0), LARGEST_CONTEXT)
+    context = min(parameters.get("ctx-size", 0), LARGEST_CONTEXT)
     if context <= 0:
         context = full
-        if "ctx-size" not in parameters and parameters.get("fit") not in (False, "off"):
+        if "ctx-size" not in parameters and parameters.get("fit") is not False:
             # The engine shrinks the context before a layer stays in main memory.
-            least = min(full, rounded_up(number_of(parameters, "fit-ctx", FIT_MIN_CONTEXT)) * placement.streams)
+            least = min(full, rounded_up(parameters.get("fit-ctx", FIT_MIN_CONTEXT)) * placement.streams)
             context = max(placement.largest(full, whole=True), least)
     used, spills = placement.split(context)
     parts = {"weights": model["file_size"] or 0, "kvCache": sum(placement.cache(context)),
@@ -6160,12 +6144,12 @@ class Instance:
         """Tokens that a request can have, that all have together, that were asked for them, and the least that fit."""
         parameters, row = self.group.parameters, next(iter(self.group.rows.values()), Json())
         has, options = self.output.meta.get("n_ctx") or 0, self.build.options or {}
-        shared = number_of(parameters, "parallel", -1) < 1 or parameters.get("kv-unified") is True
+        shared = parameters.get("parallel", -1) < 1 or parameters.get("kv-unified") is True
         streams = 1 if shared and options else self.slots or 1
         # without a wish, builds that fit a model into memory take all that it was trained for, if they can
         trained = ("fit" in options) * (row.get("context_length") or 0) * streams
-        least = number_of(parameters, "fit-ctx", FIT_MIN_CONTEXT) * streams
-        return has, has * streams, number_of(parameters, "ctx-size", 0) or trained, least
+        least = parameters.get("fit-ctx", FIT_MIN_CONTEXT) * streams
+        return has, has * streams, parameters.get("ctx-size", 0) or trained, least
 
     def parts(self, name: str, used: int) -> Json:
         """What of a memory is for what, between the engine's accounts of the longest and the shortest context tried."""

@@ -3694,7 +3694,7 @@ def test_estimate_without_header_and_facts() -> None:
     row = {**dict.fromkeys(ROW), "file_size": GB}
     found = llamadash.estimate_memory(row, {}, [{**CPU, "free": None}])
     assert (found["weights"], found["kvCache"], found["fits"]) == (GB, 0, True)
-    nothing = llamadash.estimate_memory({**row, "file_size": None}, {"ctx-size": "many", "parallel": None}, [CPU])
+    nothing = llamadash.estimate_memory({**row, "file_size": None}, {}, [CPU])
     assert nothing["total"] < 10 * MIB
 
 
@@ -3741,7 +3741,7 @@ def test_context_that_nobody_set() -> None:
     chosen = llamadash.estimate_memory(ROW, {}, devices)
     assert (chosen["fits"], chosen["context"] % 256) == (True, 0)
     assert 4096 < chosen["context"] < chosen["maxContext"]
-    for parameters in ({"ctx-size": 0}, {"fit": "off"}):
+    for parameters in ({"ctx-size": 0}, {"fit": False}):
         full = llamadash.estimate_memory(ROW, parameters, devices)
         assert (full["fits"], full["context"]) == (False, 131072)
     assert llamadash.estimate_memory(ROW, {}, [CPU])["context"] == 131072
