@@ -10926,13 +10926,10 @@ class Installer:
 
     async def install_later(self, problem: HubBusy) -> tuple[str, str]:
         """Install the newest release as soon as the hub, which had this `problem`, tells of it."""
-        while True:
-            await self.say("llama.cpp", "installing", str(problem))
-            await asyncio.sleep(problem.details["retryAfter"])
-            try:
-                return await self.install(*await self.offers())
-            except HubBusy as another:
-                problem = another
+        waiting = Download(ENGINE_REPO, "llama.cpp", str(self.folder), [])
+        transfer = Transfer(self.hub, waiting, self.tell, self.dash.downloads.use)
+        await transfer.rest(str(problem), problem.details["retryAfter"])
+        return await self.install(*await transfer.patiently(self.offers))
 
     async def offers(self) -> tuple[str, dict[str, list[Part]]]:
         """The newest release, and its builds for this machine."""
@@ -12179,10 +12176,9 @@ PROMETHEUS_GPU = {
 
 def prometheus_text(metrics: Json, totals: Mapping[tuple[str, str, str], int]) -> str:
     """A sample, and what was counted since the start, in Prometheus's format; what is unknown is left out."""
-    samples: list[tuple[str, Json, Any]]
     last, lines = "", list[str]()
     gpus = [({"gpu": gpu["index"], "name": gpu["name"]}, gpu) for gpu in metrics.get("gpus") or ()]
-    samples = [
+    samples: list[tuple[str, Json, Any]] = [
         *((name, labels, values.get(key)) for table, places in (
             (PROMETHEUS_MACHINE, [(Json(), flat_metrics(metrics))]),
             ({"used": "disk_used_bytes", "total": "disk_size_bytes"},
