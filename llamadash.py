@@ -4626,9 +4626,7 @@ def delete_files(row: Json, others: list[Json], folders: list[Path]) -> int:
                 doomed[real] = os.stat(real).st_size
     for path in doomed:
         try:
-            os.unlink(path)
-        except FileNotFoundError:  # somebody was faster
-            doomed[path] = 0
+            Path(path).unlink(missing_ok=True)
         except OSError as problem:
             raise InvalidRequest(f"{path} cannot be deleted: {problem.strerror}", field="deleteFile") from problem
     return sum(doomed.values())
@@ -4686,10 +4684,8 @@ async def models_scan(dash: Dash) -> Json:
 @on("models:create", error="CREATE_MODEL_FAILED")
 async def models_create(dash: Dash, *, model: dict[str, Any]) -> Json:
     """Add a GGUF file that lies in a model folder, or a variant of one: {name, path, id?, parameters?, aliases?, …}."""
+    model = {"name": None, "path": None, **model}  # which it must have
     wanted = await dash.library.patiently(model, checked_fields, model, IMPORT_FIELDS, "model", dash.folders())
-    for name in ("name", "path"):
-        if name not in wanted:
-            raise InvalidRequest(f"missing field: model.{name}", field=f"model.{name}")
     added = await dash.library.add(**wanted)
     dash.event("configuration", added["id"], "added by hand")
     return {"model": added}
@@ -7201,10 +7197,8 @@ class Pool:
             self.memory.learn(unit, instance)
             if short := less_than_asked(instance):
                 self.dash.event(short[0] if short[0] in ("spilled", "unused") else "cut", unit.name, short[1])
-            proven = self.dash.db.get_meta("proven_builds", {})
-            if proven.get(unit.name) != instance.build.id:
-                proven = {**proven, unit.name: instance.build.id}
-                await self.dash.chore("proven builds", self.dash.db.set_meta, "proven_builds", proven)
+            proven = {**self.dash.db.get_meta("proven_builds", {}), unit.name: instance.build.id}
+            await self.dash.chore("proven builds", self.dash.db.set_meta, "proven_builds", proven)
 
     def mark(self, *entries: str) -> None:
         """Note that entries changed, and are to be published."""
@@ -7349,9 +7343,7 @@ def less_than_asked(instance: Instance) -> tuple[str, str] | None:
 def request_values(parameters: Json, path: str) -> Json:
     """What a request must carry to have the effect of `parameters`, by the names of llama-server's API."""
     values = {REQUEST_PARAMETERS[key]: value for key, value in parameters.items()}
-    template: Json = {}
-    with contextlib.suppress(ValueError, TypeError):
-        template |= json.loads(values.pop("chat_template_kwargs", "{}"))
+    template: Json = json.loads(values.pop("chat_template_kwargs", "{}"))
     if (thinking := values.pop("enable_thinking", "auto")) in ("on", "off"):
         template["enable_thinking"] = thinking == "on"
     if values.get("reasoning_effort") == "default":
