@@ -18134,6 +18134,7 @@ async def test_every_page_is_accessible(start: Callable[..., Server], tmp_path: 
         server.stop()
         await page.wait_for_selector('[data-connection="disconnected"], [data-connection="connecting"]')
         await page.wait_for_selector(".banner-danger")
+        assert await page.locator(".strip [data-action=start]").count() == 0  # what cannot be done now
         await check("disconnected")
 
 

@@ -67,9 +67,9 @@ class Strip extends Panel {
     const [kind, symbol, words] = this.health(engine);
     return h("div", { className: `strip-health strip-${kind}`, role: "status" },
       icon(symbol, { size: 20 }), h("strong", null, words),
-      engine?.status === "stopped" && h("button", {
+      engine?.status === "stopped" && this.get("connection") === "connected" && h("button", {
         key: "start", type: "button", className: "button button-primary button-small", dataset: { action: "start" },
-        disabled: this.state.busy || this.get("connection") !== "connected",
+        disabled: this.state.busy,
       }, "Start"));
   }
 
