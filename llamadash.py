@@ -2908,6 +2908,7 @@ class Placement:
             CACHE_BYTES.get(parameters.get(f"cache-type-{kind}", "f16"), 2.0) for kind in "kv")
         self.flash = parameters.get("flash-attn") != "off"
         self.host = next((at for at, device in enumerate(devices) if device["kind"] == "cpu"), 0)
+        self.wasteful = bool(devices[self.host].get("wasteful"))  # so are older builds
         gpus = [at for at, device in enumerate(devices) if device["kind"] == "gpu"]
         self.gpus = [at for at in gpus if not devices[at].get("spare")] or gpus  # for layers, in order
         if named := parameters.get("device"):
@@ -2959,7 +2960,8 @@ class Placement:
             else:
                 layer.plain += size
         # Without an output of its own, that of the input is on the output's GPU as well.
-        self.tied = 0 if "output.weight" in tensors else tensors.get("token_embd.weight", 0)
+        self.headless = "bert" in (self.model["architecture"] or "")
+        self.tied = 0 if "output.weight" in tensors or self.headless else tensors.get("token_embd.weight", 0)
         self.largest_tensor = max((size for name, size in tensors.items() if name.startswith("blk.")), default=0)
 
     def cells(self, context: int) -> tuple[int, int]:
@@ -2980,15 +2982,18 @@ class Placement:
         """Bytes of scratch memory for one batch, and of what goes in and comes out alone."""
         tokens = min(self.ubatch, rounded_up(context))
         one, sliding = (cells // self.streams for cells in self.cells(context))
-        masks = (2 if self.flash else 4) * (one + (sliding if self.window else 0))
-        heads, vocabulary = (self.model[key] or 0 for key in ("head_count", "vocabulary_size"))
-        width = 4 * (self.model["embedding_length"] or 0)
-        attention = masks if self.flash else masks + 4 * one * heads + width  # a matrix for every head
+        masks = (4 if self.wasteful or not self.flash else 2) * (one + (sliding if self.window else 0))
+        vocabulary = 0 if self.headless else self.model["vocabulary_size"] or 0
+        width, wasted = 4 * (self.model["embedding_length"] or 0), masks // 2 if self.wasteful else 0
+        matrices = 4 * one * (self.model["head_count"] or 0) + (5 if self.wasteful else 1) * width  # for every head
+        attention = masks + (wasted if self.flash else matrices)
         work = max(tokens * self.work, tokens * self.mixing + round(self.copies * self.slots))
         often = 7 if any(layer.state for layer in self.layers) else 5 + (not self.flash)  # as measured or more
-        answers = 4 * vocabulary * self.slots
-        return (tokens * (attention + 128) + 4 * work + answers,  # 128: positions and the like
-                tokens * (masks + often * width) + answers)
+        answers, embeds = 4 * vocabulary * self.slots, any(map(self.parameters.get, ("embeddings", "reranking")))
+        size = tokens * (attention + 128) + 4 * work + answers  # 128: positions and the like
+        if embeds or self.wasteful:  # then there is an answer to every token, where the attention was before
+            size = max(size, tokens * (4 * vocabulary + 6 * width + masks * embeds))
+        return size, tokens * (masks + often * width) + answers
 
     def layer_bytes(self, context: int) -> list[tuple[int, int]]:
         """For each layer and, last, the output: what a GPU takes of it, and what stays in main memory all the same."""
@@ -3053,11 +3058,12 @@ class Placement:
         for name, size in self.elsewhere.items():
             used[places.get(name, self.host)] += size
         left = sum([on_gpu for on_gpu, _ in sizes[:len(sizes) - count]]) - (0 if count else self.tied)
-        used[self.host] += left + sum([stays for _, stays in sizes])
+        stays = left + sum([kept for _, kept in sizes])
+        used[self.host] += stays
+        mixed = stays > 0 or any(name not in places for name in self.elsewhere)
         bounds = [count * share for share in itertools.accumulate(self.shares())]
         for at, (on_gpu, _) in enumerate(sizes[len(sizes) - count:]):
             used[next((gpus[place] for place, bound in enumerate(bounds) if at < bound - 1e-9), gpus[-1])] += on_gpu
-        mixed = used[self.host] > self.input
         busy = [at for at, device in enumerate(self.devices) if device["kind"] == "gpu" and used[at]]
         correction = (self.model.get("memory_correction") or {}).get("gpu", 0)
         for at in busy:
@@ -3085,8 +3091,9 @@ def estimate_memory(model: Json, parameters: Json, devices: list[Json], header: 
     """What a model will need in memory, before it is loaded, in bytes.
 
     `devices`: [{name, kind: gpu | cpu, free, total, unified?, own?, spare?}], main memory among them, of which is also
-    used what GPUs use beyond their own. The engine leaves `spare` ones alone. `used` of each has what a process takes
-    beside the parts, `spills` is what goes to main memory only because the GPUs are full.
+    used what GPUs use beyond their own; `wasteful` is with it for an older build. The engine leaves `spare` ones alone.
+    `used` of each has what a process takes beside the parts, `spills` is what goes to main memory only because the GPUs
+    are full.
     """
     placement = Placement(model, parameters, devices, header or GGUFHeader())
     full = rounded_up(min(model["context_length"] or FIT_MIN_CONTEXT, LARGEST_CONTEXT)) * placement.streams
@@ -5290,6 +5297,7 @@ ENGINE_HINT = {"text": "Install llama.cpp, or unpack a release from https://gith
                        "and start llamadash with --llama-server /path/to/llama-server.",
                "commands": ["winget install llama.cpp" if os.name == "nt" else "brew install llama.cpp"]}
 SAFE_BUILD = 8941  # of llama.cpp; before it a request could write outside of memory (CVE-2026-21869)
+LEAN_BUILD = 9464  # from then on the mask and the probabilities of a batch are kept once, and only as many as are asked
 USEFUL_GPU = 2 * 2**30  # bytes of memory; a GPU with less is a display adapter
 WITHHELD = r"LLAMA_(?:ARG_|API_KEY$|SERVER_)|LLAMADASH_|NOTIFY_SOCKET$|WATCHDOG_"
 OPTION_LINE = r"(?m)^(-[\w-]+(?:, +-[\w-]+)*)(?: (\S.*?))?(?: {2,}|$)"
@@ -5321,6 +5329,11 @@ class Build:
         """The number of llama.cpp's build, where the program tells it."""
         found = re.search(r"\bbuild (\d{3,6})\b|^(\d{3,6})\b", self.version or "")
         return int(found[1] or found[2]) if found else None
+
+    @property
+    def wasteful(self) -> bool:
+        """Whether it needs more for a batch than newer ones."""
+        return self.number < LEAN_BUILD if self.number else self.protocol != "state"
 
     @property
     def warning(self) -> str | None:
@@ -6911,6 +6924,7 @@ class Memory:
             result.append({**item, "unused": item["free"], "budget": allowed,
                            "free": max(0, min(item["total"] - others, allowed)),
                            "held": sum([unit.held.get(item["name"], 0) for unit in units])})
+        result[-1]["wasteful"] = any(build.wasteful for build in builds if build)
         own, seen = [item["name"] for item in result if not item.get("integrated")], set[Any]()
         for item in result:  # an engine uses no GPU by two names, and integrated ones only where there are no others
             item["spare"] = item.get("gpu") in seen - {None} or (len(own) > 1 and item["name"] not in own)

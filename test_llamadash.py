@@ -3412,16 +3412,18 @@ def test_estimate_of_rarer_shapes_is_what_the_engine_takes(name: str, tmp_path: 
         assert taken.total() - 0.05 <= found["total"] / MIB <= taken.total() * 1.04, (taken, found["compute"] / MIB)
 
 
-def buffers_said(path: Path, parameters: Json) -> list[tuple[str, str, float]]:
+def buffers_said(path: Path, parameters: Json, program: str | None = None) -> list[tuple[str, str, float]]:
     """What a real engine says of its buffers as it loads a model: the device, the kind, and MiB."""
-    words = [word for key, value in parameters.items() for word in (f"--{key}", str(value))]
+    words = [word for key, value in parameters.items()
+             for word in ((f"--{key}",) if value is True else (f"--{key}", str(value)))]
     process = subprocess.Popen(
-        [llama_server(), *words, "-m", str(path), "--port", str(unused_port()), "--verbosity", "4", "--no-warmup"],
-        text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        [program or llama_server(), *words, "-m", str(path), "--port", str(unused_port()), "--verbosity", "4",
+         "--no-warmup"], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         env={**os.environ, "LLAMA_SERVER_ROUTER_PORT": "0"})
     assert process.stdin and process.stdout
     with process:
-        lines = list(itertools.takewhile(lambda line: '"state":"ready"' not in line, process.stdout))
+        lines = list(itertools.takewhile(lambda line: not re.search('"state":"ready"|router:ready', line),
+                                         process.stdout))
         process.stdin.close()  # which ends it, be it ready or not
         process.stdout.read()
     kinds = "model|LoRA|KV|RS|compute|output"
@@ -3481,6 +3483,48 @@ def test_estimate_for_several_devices_is_what_the_engine_takes(name: str, parame
     for device in found:
         usual, real = 256 if device["kind"] == "gpu" else 0, taken[device["name"]]
         assert real - 0.1 <= device["used"] / MIB - usual <= 1.1 * real + 10, (device["name"], taken, found)
+
+
+@pytest.mark.parametrize("name", ["grouped queries", "sliding window", "latent attention", "delta nets"])
+def test_estimate_for_an_older_build_is_what_it_takes(name: str, tmp_path: Path) -> None:
+    """It has the mask twice, and room for an answer to every token of a batch."""
+    path = write_shape(tmp_path / "m.gguf", *SHAPES[name])
+    header = llamadash.gguf_read(path, named=True)
+    row = {**ROW, **llamadash.gguf_facts([header]), "file_size": path.stat().st_size}
+    for parameters in ({"ctx-size": 16384}, {"ctx-size": 16384, "flash-attn": "off"}):
+        taken = sum([size for *_, size in buffers_said(path, parameters, old_llama_server())])
+        found = llamadash.estimate_memory(row, parameters, [{**CPU, "wasteful": True}], header)["total"] / MIB
+        assert taken - 0.05 <= found <= taken * 1.05 + 5
+    row["vocabulary_size"] = 128_000
+    new, old = (llamadash.estimate_memory(row, {"ctx-size": 4096}, [{**CPU, "wasteful": wasteful}], header)["compute"]
+                for wasteful in (False, True))
+    assert old > 512 * 4 * 128_000 > new
+
+
+@pytest.mark.parametrize(("number", "protocol", "wasteful"), [
+    ("9246 (abc)", "ready", True), ("0.6.0 (build 11434, commit abc)", "state", False),
+    ("0.6.0-dev (build 0, commit unknown)", "state", False), ("0 (unknown)", "ready", True),
+    ("0 (unknown)", "none", True)])
+def test_main_memory_says_which_build_takes_more(dash: StubDash, number: str, protocol: str, wasteful: bool) -> None:
+    """By its number or, where it has none, by how it reports."""
+    build = llamadash.Build("x", "llama-server", (), "/x", version=number, protocol=protocol)
+    assert dash.pool.memory.devices(build)[-1]["wasteful"] is wasteful
+
+
+@pytest.mark.parametrize("parameters", [{"embeddings": True}, {"reranking": True}])
+def test_a_model_for_embeddings_answers_every_token(smollm2: Path, parameters: Json) -> None:
+    """One that could write has room for that; a BERT has neither that nor its input twice."""
+    header = llamadash.gguf_read(smollm2, named=True)
+    row = {**ROW, **llamadash.gguf_facts([header]), "file_size": smollm2.stat().st_size}
+    asked: Json = {"ctx-size": 4096, "pooling": "mean"}
+    said = buffers_said(smollm2, {**asked, **parameters})
+    found = llamadash.estimate_memory(row, {**asked, **parameters}, [CPU], header)["total"] / MIB
+    taken = sum([size for *_, size in said])
+    assert taken - 0.05 <= found <= taken * 1.03
+    bert = {**row, "architecture": "bert"}
+    plain, one = (llamadash.estimate_memory(item, {**asked, **parameters}, [GPU, CPU], header)["devices"][0]["used"]
+                  for item in (row, bert))
+    assert plain - one > header.tensor_sizes["token_embd.weight"] + 512 * 4 * 49_000
 
 
 @pytest.mark.parametrize(("free", "target", "least"), [
