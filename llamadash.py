@@ -4941,14 +4941,10 @@ ALIASES = {alias: item.key for item in PARAMETERS.values() for alias in (item.ke
 
 def validated_parameters(parameters: Json, folders: list[Path] | None, field: str = "parameters") -> Json:
     """`parameters` if all are known and acceptable, without null; InvalidRequest names the `field.key` that is not."""
-    accepted: Json = {}
-    for key, value in parameters.items():
-        at = f"{field}.{key}" if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", key) else field
-        if key not in PARAMETERS:
-            raise InvalidRequest("There is no such parameter", field=at)
-        if value is not None:
-            accepted[key] = PARAMETERS[key].checked(value, at, folders)
-    return accepted
+    if unknown := sorted(parameters.keys() - PARAMETERS.keys()):
+        raise InvalidRequest("There is no such parameter", field=f"{field}.{unknown[0][:64]}")
+    return {key: PARAMETERS[key].checked(value, f"{field}.{key}", folders)
+            for key, value in parameters.items() if value is not None}
 
 
 SHARED_SECTIONS = ("", "default", "*")  # what they say holds for every model
@@ -5405,8 +5401,7 @@ class Builds:
 
     def default(self, config: Json) -> Build | None:
         """The build for models that choose none: the one fixed from outside, that of `config`, or the recommended."""
-        chosen = self.builds.get("given") or self.builds.get(config.get("build") or "")
-        return chosen or self.best
+        return self.builds.get("given") or self.builds.get(config.get("build") or "") or self.best
 
     @property
     def devices(self) -> list[Json]:
@@ -6352,8 +6347,7 @@ class Unit:
 
     def idle_for(self, now: float) -> float:
         """Seconds since it had something to do; negative while it has."""
-        busy = self.status != "loaded" or self.active or self.waiting
-        return -1.0 if busy else now - self.used_at
+        return -1.0 if self.status != "loaded" or self.active or self.waiting else now - self.used_at
 
     def waiting_reason(self) -> str:
         """Why its requests wait."""
@@ -7183,9 +7177,8 @@ class Pool:
 
     def prepared(self, unit: Unit) -> Instance:
         """The instance that a unit's plan asks for, not started yet."""
-        devices = unit.plan.devices if unit.plan else None
         row, build = self.dash.db.present_model(unit.name), self.ready_build(unit.name)
-        group = self.entries.groups[unit.id]
+        group, devices = self.entries.groups[unit.id], unit.plan and unit.plan.devices
         arguments, left_out = engine_arguments(build, row, group.parameters, free_port("127.0.0.1"), unit.name, devices)
         instance = Instance(self.dash, unit.name, build, arguments, stop_timeout=int(unit.grace),
                             changed=lambda: self.mark(*group.rows))
