@@ -802,7 +802,7 @@ def password_matches(password: str, stored: Json) -> bool:
 
 
 @on("config:get", error="GET_CONFIG_FAILED")
-def config_get(dash: Dash) -> Json:
+async def config_get(dash: Dash) -> Json:
     """The engine's configuration with all that the page about it shows."""
     config = dash.engine_config
     roots = {path: dash.library.root(path) for path in model_folders(dash.config, config)}
@@ -864,7 +864,7 @@ async def apply_config(dash: Dash, revision: int | None, changes: Json, *, reset
     if dash.engine_config["models_dirs"] != before["models_dirs"]:
         dash.spawn(dash.library.scan(), "scan")
     await dash.broadcast("config:updated", {"config": dash.engine_config})
-    return config_get(dash)
+    return await config_get(dash)
 
 
 @on("settings:get", error="GET_SETTINGS_FAILED")
@@ -2850,14 +2850,12 @@ def per_layer(value: Any, layers: int, default: Any) -> list[Any]:
 
 def recurrent_layers(architecture: str, header: GGUFHeader, layers: int, heads: list[int]) -> list[bool]:
     """Which layers keep a state of fixed size in place of the context."""
-    listed, interval = header.of_model("attention.recurrent_layers"), header.of_model("full_attention_interval")
     if architecture in RECURRENT:
         return [True] * layers
-    if isinstance(listed, list):
+    if isinstance(listed := header.of_model("attention.recurrent_layers"), list):
         return [bool(item) for item in per_layer(listed, layers, 0)]
-    if architecture == "qwen3next" and interval is None:
-        interval = 4  # its older files do not say so
-    if type(interval) is int and interval > 0:
+    unsaid = 4 if architecture == "qwen3next" else 0  # in its older files
+    if interval := header.largest("full_attention_interval") or unsaid:
         return [(at + 1) % interval != 0 for at in range(layers)]
     wide = per_layer(header.of_model("feed_forward_length"), layers, 1)
     dense = isinstance(header.of_model("feed_forward_length"), list) and architecture.startswith("nemotron")
