@@ -54,6 +54,10 @@ import importlib.util
 import os
 import sys
 
+if sys.version_info < (3, 10):  # noqa: UP036  (all of this file can be read by 3.8, to say so)
+    sys.exit(f"llamadash needs Python 3.10 or newer, and this is {sys.version.split()[0]}: start it with a newer one, "
+             "or by uv run llamadash.py")
+
 
 def start_as_module(python: str) -> None:
     """Start this file again as a module of `python`, from its compiled cache, if there is one or can be."""
@@ -129,8 +133,9 @@ def make_venv(requirements: list[str], optional: list[str]) -> None:
                 print(f"llamadash: going on without {package}", file=sys.stderr)
         (VENV / ".complete").write_text("\n".join(requirements))
     except (OSError, subprocess.CalledProcessError) as problem:
-        hint = "" if importlib.util.find_spec("ensurepip") else " (on Debian: apt install python3-venv)"
-        sys.exit(f"llamadash: cannot make {VENV}: {problem}{hint}; or by hand: pip install {shlex.join(requirements)}")
+        hint = "is there a network?" if importlib.util.find_spec("ensurepip") else "on Debian: apt install python3-venv"
+        told = problem if isinstance(problem, OSError) else f"{problem.cmd[2]} failed, as it says above ({hint})"
+        sys.exit(f"llamadash: cannot make {VENV}: {told}; or by hand: pip install {shlex.join(requirements)}")
 
 
 def bootstrap(script: Path) -> None:
@@ -2586,7 +2591,7 @@ class GGUFReader:
             name, parameters, _ = self.tensor(layout)
             header.tensor_types[name] += times * parameters
         for tensor, layout in zip(names if self.named else [], layouts, strict=False):
-            header.tensor_sizes[name := tensor.decode("utf-8", "replace")] = self.tensor(layout)[2]
+            header.tensor_sizes[(name := tensor.decode("utf-8", "replace"))] = self.tensor(layout)[2]
             if name.startswith(("mm.", "resampler.proj.")):
                 header.projections[name] = struct.unpack_from(f"{self.order}4x{len(layout) // 8 - 1}Q", layout)
         return offset + self.tensor(layouts[-1])[2]  # they lie one after the other

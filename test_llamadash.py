@@ -35,6 +35,7 @@ if __name__ == "__main__":
     llamadash.bootstrap(Path(__file__).resolve())
 
 import array
+import ast
 import asyncio
 import base64
 import builtins
@@ -680,6 +681,32 @@ def test_missing_dependencies_are_named_in_one_line() -> None:
     assert result.returncode == 1
     assert len(result.stderr.strip().splitlines()) == 1
     assert "pip install 'python-socketio" in result.stderr
+
+
+def test_a_first_run_without_a_network_says_so(tmp_path: Path) -> None:
+    """Where the packages cannot be had the last line is short and names what failed, and what can be done by hand."""
+    shutil.copy(HERE / "llamadash.py", tmp_path)
+    environment = {"PATH": os.environ["PATH"], "PIP_INDEX_URL": f"http://127.0.0.1:{unused_port()}/",
+                   "PIP_RETRIES": "0", "PIP_CONFIG_FILE": os.devnull, "LLAMADASH_LLAMA_SERVER": "none"}
+    result = subprocess.run([str(getattr(sys, "_base_executable", sys.executable)), "-S", "llamadash.py"], cwd=tmp_path,
+                            env=environment, capture_output=True, text=True, timeout=DEADLINE)
+    assert result.returncode == 1
+    assert re.fullmatch(r"llamadash: cannot make \S+venv: pip failed, as it says above \(is there a network\?\); "
+                        r"or by hand: pip install 'python-socketio.*", result.stderr.splitlines()[-1]), result.stderr
+
+
+def test_a_python_that_is_too_old_is_told_so() -> None:
+    """Python 3.8 and 3.9, which old systems have, can read the file as far as that takes, and say what is needed."""
+    script = f"import runpy, sys; sys.version_info = (3, 9, 6); runpy.run_path({str(HERE / 'llamadash.py')!r}, " \
+             "run_name='__main__')"
+    result = subprocess.run([sys.executable, "-S", "-c", script], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert re.fullmatch("llamadash needs Python 3.10 or newer, and this is .+\n", result.stderr), result.stderr
+    source = (HERE / "llamadash.py").read_text("utf-8")
+    lines = source.encode().split(b"\n")
+    for node in ast.walk(ast.parse(source, feature_version=(3, 8))):
+        if isinstance(node, ast.Subscript) and isinstance(key := node.slice, ast.NamedExpr):  # which is not looked at
+            assert lines[key.lineno - 1][key.col_offset - 1:key.col_offset] == b"(", lines[key.lineno - 1]
 
 
 def test_first_run_installs_what_is_missing(tmp_path: Path) -> None:
