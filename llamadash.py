@@ -10039,7 +10039,7 @@ def download_word(text: str, endpoint: str = HUB) -> Source:
 def download_models(files: dict[str, Part]) -> list[Json]:
     """The models among a repository's `files`: {file, size, quantization, shards, projector?}, smallest first."""
     shards: dict[tuple[str, int], list[str]] = {}
-    projectors, models = [], []
+    projectors, models = list[str](), list[Json]()
     for name in sorted(files):
         base = name.rpartition("/")[2].lower()
         if "mmproj" in base:
@@ -10050,17 +10050,12 @@ def download_models(files: dict[str, Part]) -> list[Json]:
     for (_, count), names in shards.items():
         if len(names) == count:  # else incomplete: an upload under way
             models.append({"file": names[0], "size": sum(files[name].size for name in names),
-                           "quantization": download_quantization(names[0]), "shards": names if count > 1 else [],
-                           **download_projector(names[0], projectors, files)})
+                           "quantization": download_quantization(names[0]), "shards": names if count > 1 else []})
+    for model in models if projectors else ():
+        best = min(projectors, key=lambda name: (  # its own folder's first, and F16 before others
+            name.rpartition("/")[0] != model["file"].rpartition("/")[0], projector_preference(name), name))
+        model["projector"] = {"file": best, "size": files[best].size, "quantization": download_quantization(best)}
     return sorted(models, key=lambda model: (model["size"], model["file"]))
-
-
-def download_projector(file: str, projectors: list[str], files: dict[str, Part]) -> Json:
-    """{projector: {file, size, quantization}} for a model, or {}: its own folder's first, and F16 before others."""
-    best = min(projectors, default=None, key=lambda name: (
-        name.rpartition("/")[0] != file.rpartition("/")[0], projector_preference(name), name))
-    return {"projector": {"file": best, "size": files[best].size, "quantization": download_quantization(best)}} \
-        if best else {}
 
 
 def download_choice(models: list[Json], source: Source) -> Json | None:
@@ -10601,8 +10596,10 @@ class Transfer:
                 while await self.use(file.adopt):
                     await self.report()
                 await self.report("running")
-            if not existing:
-                await self.complete(part, file)
+            if part.here > part.size and not existing:
+                await self.use(file.restart)
+            while part.here < part.size and not existing:  # over a new connection whenever one is cut
+                await self.patiently(self.transfer, part, file)
             if part.here != part.size:
                 raise WrongContent(f"{part.name} has {part.here} bytes instead of the {part.size} announced")
             if part.sha256 and file.hash.hexdigest() != part.sha256:
@@ -10617,13 +10614,6 @@ class Transfer:
             await self.use(file.close, limit=WRITE_LIMIT)
         if existing:
             await self.use(partial.unlink, True)
-
-    async def complete(self, part: Part, file: PartFile) -> None:
-        """Bring all bytes here, over a new connection whenever one is cut."""
-        if part.here > part.size:
-            await self.use(file.restart)
-        while part.here < part.size:
-            await self.patiently(self.transfer, part, file)
 
     async def patiently(self, step: Callable[..., Awaitable[Result]], *arguments: Any) -> Result:
         """Take a `step`, again where the hub fails: HubUnavailable after RETRIES in a row that bring nothing."""
@@ -13004,8 +12994,6 @@ def allow_open_files(wanted: int) -> float:
     except ImportError:  # Windows has no such limit
         return math.inf
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
-        return math.inf
     best = max(soft, wanted if hard == resource.RLIM_INFINITY else min(wanted, hard))
     with contextlib.suppress(OSError, ValueError):  # macOS has a lower limit that it does not tell
         resource.setrlimit(resource.RLIMIT_NOFILE, (best, hard))
