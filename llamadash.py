@@ -55,8 +55,7 @@ import os
 import sys
 
 if sys.version_info < (3, 10):  # noqa: UP036  (all of this file can be read by 3.8, to say so)
-    sys.exit(f"llamadash needs Python 3.10 or newer, and this is {sys.version.split()[0]}: start it with a newer one, "
-             "or by uv run llamadash.py")
+    sys.exit(f"llamadash needs Python 3.10 or newer, and this is {sys.version.split()[0]}: try uv run llamadash.py")
 
 
 def start_as_module(python: str) -> None:
@@ -69,7 +68,6 @@ def start_as_module(python: str) -> None:
     cache = importlib.util.cache_from_source(path)
     if not (os.path.exists(cache) and os.path.getmtime(cache) >= os.path.getmtime(path)):
         import py_compile  # not at the top: needed once for each version
-
         py_compile.compile(path)
     code = f"import sys; sys.path[0] = {here!r}; sys.dont_write_bytecode = False; " \
            f"import llamadash; sys.exit(llamadash.main())  # {here}/llamadash.py"
@@ -3242,11 +3240,6 @@ def in_own_thread(job: Callable[[], Result]) -> concurrent.futures.Future[Result
     return answer
 
 
-def mount_places() -> set[str]:
-    """Where something is mounted; in a thread, for psutil 5 looks at each of them, and one may hang."""
-    return {item.mountpoint for item in psutil.disk_partitions(all=True)}
-
-
 def disk(path: str) -> Json:
     """`{path, used, free, total, usage, device}` of the file system that holds `path`; free is what users may take."""
     usage = psutil.disk_usage(path)
@@ -4424,7 +4417,8 @@ class Folders:
 
     async def find(self, rows: list[Json]) -> Scan:
         """What is in the folders, as they were last seen where they take their time; `lost` says what is wrong."""
-        found = await self.links.read("The list of what is mounted", mount_places)
+        found = await self.links.read("The list of what is mounted",  # psutil 5 looks at each place, and one may hang
+                                      lambda: {item.mountpoint for item in psutil.disk_partitions(all=True)})
         self.mounted = self.mounted if found is None else found - {os.sep}
         mounted = self.mounts if self.mounted is None else self.mounted  # of what is not known nothing is away
         before, self.mounts = self.mounts, self.mounts | mounted
@@ -11984,7 +11978,6 @@ class WebFiles:
         """The files by name: those that this file carries, which are of its own version, else those in the folder."""
         if CARRIED_WEB:
             import bz2  # not at the top: only a release needs it
-
             carried = json.loads(bz2.decompress(base64.b85decode(CARRIED_WEB.replace("\n", ""))))
             return {name: text.encode(errors="surrogateescape") for name, text in carried.items()}
         return {path.relative_to(WEB).as_posix(): path.read_bytes() for path in WEB.rglob("*")
@@ -12264,8 +12257,8 @@ class WebServer:
         trusted = is_trusted(request.remote or "?", self.proxies)
         said = (request.headers.getall(name, [""])[-1].rpartition(",")[2].strip().lower() for name in FORWARDED)
         proto, forwarded, port = said if trusted else ("", "", "")
-        told = proto.replace("ws", "http")  # as Traefik says of a socket
-        scheme = told if told in DEFAULT_PORTS else self.dash.config.scheme
+        # Traefik says wss of a socket
+        scheme = told if (told := proto.replace("ws", "http")) in DEFAULT_PORTS else self.dash.config.scheme
         page = site_of(origins[0]) if len(origins) == 1 else None
         for host in (request.headers["Host"], forwarded):
             ours = site_of(f"{scheme}://{host}")
