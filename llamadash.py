@@ -1307,7 +1307,7 @@ class Statements:
         self.notice: str | None = None  # what the user should know of the file
         self.model_rows: dict[str, Json] | None = None
         self.threads = threading.local()
-        self.opened = False
+        self.files: list[tuple[int, int] | None] = []  # those that are open, see files_at; none before all is good
         self.lost = ""  # why nothing may be saved any more
         self.marks = set[str]()  # one of which is in the file, since the first checkpoint
 
@@ -1320,7 +1320,7 @@ class Statements:
             error = database_error(problem, what, path or self.path)
             if error is problem:
                 raise
-            if self.opened and isinstance(error, DatabaseDamaged):
+            if self.files and isinstance(error, DatabaseDamaged):
                 error = self.found_damaged(problem, what)
             raise error from problem
 
@@ -1431,12 +1431,11 @@ class DatabaseFile(Statements):
                 self.migrate()
                 for left in self.backups(".part", ".part-journal"):  # by a kill during a backup
                     left.unlink(missing_ok=True)
-            self.files = files_at(self.path)
             [row] = self.rows("SELECT MAX(timestamp) AS last FROM metrics WHERE resolution = 0 AND timestamp < ?",
                               (now_ms(),))
             self.ran_until: int = row["last"] or now_ms()
             self.clock = TrustedClock(self.get_meta("clock", {}), self.ran_until)
-        self.opened = True
+            self.files = files_at(self.path)
 
     def connect(self, *, as_is: bool = False) -> sqlite3.Connection:
         """A connection for one writer and many readers to the file, which may be new or old unless used `as_is`."""
@@ -1588,7 +1587,7 @@ class DatabaseFile(Statements):
     def stay_in_place(self) -> None:
         """Where the open files were taken away or replaced, write all that is known back to `path`, and say so."""
         with self.lock, self.explained(f"{self.path} was taken away and cannot be written again"):
-            if not self.opened:
+            if not self.files:
                 return
             if (found := files_at(self.path)) == self.files:
                 self.require_log()
@@ -2271,8 +2270,8 @@ def texts(values: list[Any]) -> list[str]:
 
 def decoded_model(row: Json) -> Json:
     """A model as clients see it, from its row; a value that llamadash cannot have written is its column's default."""
-    values = {name: value and decoded(row, name) if name in JSON_COLUMNS else value for name, value in row.items()}
-    good = {**MODEL_DEFAULTS, **good_values(values, MODEL_KINDS, f" of the model {row['id']}")}
+    parsed = {name: row[name] and decoded(row, name, MODEL_DEFAULTS[name]) for name in JSON_COLUMNS}
+    good = {**MODEL_DEFAULTS, **good_values({**row, **parsed}, MODEL_KINDS, f" of the model {row['id']}")}
     flags = {name: bool(good[name]) for name, default in MODEL_DEFAULTS.items() if type(default) is bool}
     return {**good, **flags, "name": good["name"] or str(good["id"]),
             "parameters": good_values(good["parameters"], PARAMETER_KINDS)}
