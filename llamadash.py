@@ -8954,7 +8954,8 @@ class Upstream:
                 raise EngineUnavailable("It answers with a web page: this is not the address of its API.")
             self.took(await json_in_thread(body, at_most(MAX_UPSTREAM_MODELS, "id")), states)
         except (DashError, aiohttp.ClientError, OSError, asyncio.TimeoutError, ValueError, RecursionError) as problem:
-            self.error = shortened(clean_text(str(problem)), 300) or "It does not answer."
+            told = getattr(problem, "strerror", None) or str(problem)  # the system's words, where it has some
+            self.error = shortened(clean_text(told), 300) or "It does not answer."
             if not isinstance(problem, DashError) and not urllib.parse.urlsplit(self.url).port:
                 self.error += " Does its address lack the port?"
             # Its models are still listed, for it may be back when one is asked for.
