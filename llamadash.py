@@ -3885,7 +3885,6 @@ class FolderWatch:
         """Watch what is added from now on, where the system can and its limits allow it."""
         with contextlib.suppress(ImportError, AttributeError, OSError, TypeError):
             import ctypes  # not at the top: a Python may lack it
-
             self.system = ctypes.CDLL(None)
             self.descriptor = self.system.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
 
@@ -8896,7 +8895,7 @@ SERVER_ADDRESS = (r"(?i)[a-z]{2,5}:/|//|(?:localhost|\[[0-9a-f:.%]+\]|[0-9.]{7,1
 # What people copy along with an address: the paths of OpenAI's API, of ollama's, of pages and of llama-server itself
 ADDRESS_TAIL = (r"(?i)/+(?:v1(?:/.*)?|(?:chat/)?completions?|models|health|props|slots|metrics|ui(?:/.*)?|running"
                 r"|logs(?:/.*)?|upstream(?:/.*)?|unload|rerank|infill|tokenize|index\.html"
-                r"|api/(?:chat|generate|tags|version|ps|show|embed\w*))?/*$|(?<=:11434)/api/*$")
+                r"|api/(?:v0(?:/.*)?|chat|generate|tags|version|ps|show|embed\w*))?/*$|(?<=:11434)/api/*$")
 # Programs that tell which models they have in memory: where, under which key, and by which name and state
 UPSTREAM_KINDS = {"llama-swap": ("/running", "running", "model", "state"), "ollama": ("/api/ps", "models", "name", ""),
                   "LM Studio": ("/api/v0/models", "data", "id", "state")}
@@ -10005,9 +10004,10 @@ def download_source(text: str, endpoint: str = HUB) -> Source:
 def download_word(text: str, endpoint: str = HUB) -> Source:
     """The source that one word names; InvalidRequest where it is none."""
     file, own = "", urllib.parse.urlsplit(endpoint)
-    if re.fullmatch(rf"(?i){REPO}(@[^/]+)?/[^?#]+\.gguf", text):  # user/repo/file.gguf
+    at_hub = re.match(HUB_ADDRESS, text) or text.partition("/")[0] == own.netloc
+    if not at_hub and re.fullmatch(rf"(?i){REPO}(@[^/]+)?/[^?#]+\.gguf", text):  # user/repo/file.gguf
         text = f"hf://{text}"
-    if re.match(HUB_ADDRESS, text) or text.partition("/")[0] == own.netloc:
+    if at_hub or text.startswith("hf://"):
         try:
             text = text.replace("hf://", "//huggingface.co/") if "://" in text else f"//{text}"
             address = urllib.parse.urlsplit(text)

@@ -1016,7 +1016,8 @@ def test_upstreams_have_names(monkeypatch: pytest.MonkeyPatch) -> None:
     assert configured("--llama-server", "/usr/bin/llama-server").upstreams == ()
     for text in ("box:8080", "//box:8080/", "HTTP://box:8080/v1", "http://box:8080/v1/chat/completions", "ws://box:8080",
                  "http:/box:8080/v1/models/", "http://box:8080/ui/#/models", "http://box:8080/?a=b", "box:8080/health",
-                 "http//box:8080", "box:8080/rerank", "http://box:8080/logs/stream", "box:8080/upstream/m/health"):
+                 "http//box:8080", "box:8080/rerank", "http://box:8080/logs/stream", "box:8080/upstream/m/health",
+                 "http://box:8080/api/v0/models"):  # which is LM Studio's own
         config = configured("--llama-server", text)
         assert (config.upstreams, config.llama_server) == ((("box", "http://box:8080"),), "http://box:8080"), text
         assert configured("--upstream", f"b={text}").upstreams == (("b", text),)
@@ -12969,6 +12970,10 @@ async def test_newer_files_at_the_hub_are_told(hub_folder: Path) -> None:
     ("user/repo@dev", "user/repo@dev", None, None), ("user/repo@Q4_K_M", "user/repo", None, "Q4_K_M"),
     ("hf.co/user/repo:Q8_0", "user/repo", None, "Q8_0"), ("HTTPS://HuggingFace.co/user/repo/", "user/repo", None, None),
     ("`user/repo:Q4_K_M`", "user/repo", None, "Q4_K_M"), ("<https://hf.co/user/repo>.", "user/repo", None, None),
+    ("hf.co/user/repo/x.gguf", "user/repo", "x.gguf", None),
+    ("Huggingface.co/user/repo/x.gguf", "user/repo", "x.gguf", None),
+    ("curl -LO hf.co/user/repo/resolve/main/sub/x.gguf", "user/repo", "sub/x.gguf", None),
+    ("huggingface.co/user/repo/blob/dev/x.gguf", "user/repo@dev", "x.gguf", None),
     ("[a model](https://huggingface.co/user/repo)", "user/repo", None, None),
     *((f"https://huggingface.co/user/repo{more}", repo, file, quantization) for more, repo, file, quantization in (
         ("", "user/repo", None, None), ("?library=llama.cpp#use", "user/repo", None, None),
