@@ -2761,8 +2761,7 @@ SLIDING = {
     "cohere2": (4, "last", 0), "cohere2moe": (4, "first", 0), "llama4": (4, "last", 8192), "olmo2": (4, "last", 0),
     "exaone4": (4, "last", 0), "exaone-moe": (4, "last", 128), "plamo3": (8, "last", 0), "afmoe": (4, "last", 0),
     "laguna": (4, "first", 0), "smallthinker": (4, "first", 4096), "mellum": (4, "last", 0),
-    "muse-glimmer": (4, "last", 0),
-}
+    "muse-glimmer": (4, "last", 0)}
 
 
 @dataclass(eq=False, repr=False)
@@ -2883,11 +2882,6 @@ def rounded_up(value: int) -> int:
     return max(-(-value // CONTEXT_STEP), 1) * CONTEXT_STEP
 
 
-def shared_memory(device: Json, amount: int) -> int:
-    """How much of the bytes that a GPU takes is main memory: what is beyond its own, if it has some."""
-    return max(0, amount - device.get("own", 0)) if device.get("unified") else 0
-
-
 class Placement:
     """What a model needs that is run with `parameters`, and where it goes: bytes on every device, for one context."""
 
@@ -2983,17 +2977,18 @@ class Placement:
         tokens = min(self.ubatch, rounded_up(context))
         one, sliding = (cells // self.streams for cells in self.cells(context))
         masks = (4 if self.wasteful or not self.flash else 2) * (one + (sliding if self.window else 0))
-        vocabulary = 0 if self.headless else self.model["vocabulary_size"] or 0
-        width, wasted = 4 * (self.model["embedding_length"] or 0), masks // 2 if self.wasteful else 0
-        matrices = 4 * one * (self.model["head_count"] or 0) + (5 if self.wasteful else 1) * width  # for every head
-        attention = masks + (wasted if self.flash else matrices)
+        heads, vocabulary, width = ((self.model[key] or 0) for key in (
+            "head_count", "vocabulary_size", "embedding_length"))
+        answer, width, wasted = 4 * vocabulary * (not self.headless), 4 * width, masks // 2 if self.wasteful else 0
+        # Without flash attention there is a matrix for every head
+        attention = masks + (wasted if self.flash else 4 * one * heads + (5 if self.wasteful else 1) * width)
         work = max(tokens * self.work, tokens * self.mixing + round(self.copies * self.slots))
-        often = 7 if any(layer.state for layer in self.layers) else 5 + (not self.flash)  # as measured or more
-        answers, embeds = 4 * vocabulary * self.slots, any(map(self.parameters.get, ("embeddings", "reranking")))
-        size = tokens * (attention + 128) + 4 * work + answers  # 128: positions and the like
+        size = tokens * (attention + 128) + 4 * work + answer * self.slots  # 128: positions and the like
+        embeds = any(map(self.parameters.get, ("embeddings", "reranking")))
         if embeds or self.wasteful:  # then there is an answer to every token, where the attention was before
-            size = max(size, tokens * (4 * vocabulary + 6 * width + masks * embeds))
-        return size, tokens * (masks + often * width) + answers
+            size = max(size, tokens * (answer + 6 * width + masks * embeds))
+        often = 7 if any(layer.state for layer in self.layers) else 5 + (not self.flash)  # as measured or more
+        return size, tokens * (masks + often * width) + answer * self.slots
 
     def layer_bytes(self, context: int) -> list[tuple[int, int]]:
         """For each layer and, last, the output: what a GPU takes of it, and what stays in main memory all the same."""
@@ -3071,7 +3066,8 @@ class Placement:
             used[at] = max(0, used[at] + besides)
         used[self.host] += compute if mixed or not count else copies * given
         if not self.drafts:  # of which this is part
-            used[self.host] += sum([shared_memory(device, used[at]) for at, device in enumerate(self.devices)])
+            used[self.host] += sum([max(0, used[at] - device.get("own", 0)) for at, device in enumerate(self.devices)
+                                    if device.get("unified")])
         return used, left if gpus and self.parameters.get("n-gpu-layers", -1) < 0 else 0
 
     def fits(self, context: int, *, whole: bool = False) -> bool:
@@ -3090,10 +3086,8 @@ class Placement:
 def estimate_memory(model: Json, parameters: Json, devices: list[Json], header: GGUFHeader | None = None) -> Json:
     """What a model will need in memory, before it is loaded, in bytes.
 
-    `devices`: [{name, kind: gpu | cpu, free, total, unified?, own?, spare?}], main memory among them, of which is also
-    used what GPUs use beyond their own; `wasteful` is with it for an older build. The engine leaves `spare` ones alone.
-    `used` of each has what a process takes beside the parts, `spills` is what goes to main memory only because the GPUs
-    are full.
+    `devices` are as Memory.devices() tells them. `used` of each has what a process takes beside the parts, `spills` is
+    what goes to main memory only because the GPUs are full.
     """
     placement = Placement(model, parameters, devices, header or GGUFHeader())
     full = rounded_up(min(model["context_length"] or FIT_MIN_CONTEXT, LARGEST_CONTEXT)) * placement.streams
@@ -3279,13 +3273,13 @@ def parse_nvidia(text: str) -> dict[str, Json]:
     gpus, lost = dict[str, Json](), re.findall(r"GPU ?(\d\d?):", text)
     numbers = (number for number in itertools.count() if str(number) not in lost)
     for line in nvidia_lines(text, NVIDIA_FIELDS):
-        utilization, used, size, temperature, power, name, uuid, address, clock, reasons, free = [*line, *[""] * 5][:11]
-        total, left = reading(size, 2**20, int), reading(free, 2**20, int)
+        utilization, used, total, temperature, power, name, uuid, address, clock, slowed, free = [*line, *[""] * 5][:11]
+        taken, size, left = (reading(text, 2**20, int) for text in (used, total, free))
         gpus[uuid if uuid.startswith("GPU-") else f"nvidia-{next(numbers)}"] = nvidia_gpu(
             name, address, None, utilization=reading(utilization), temperature=reading(temperature),
             # What the driver keeps for itself is in no process's use, but not free either
-            memory_used=reading(used, 2**20, int) if None in (total, left) else total - left, memory_total=total,
-            power=reading(power), clock=reading(clock), throttled=readable(functools.partial(int, reasons, 16)))
+            memory_used=taken if None in (size, left) else size - left, memory_total=size,
+            power=reading(power), clock=reading(clock), throttled=readable(functools.partial(int, slowed, 16)))
     return gpus
 
 
@@ -3532,10 +3526,8 @@ def drm_memory(pid: int, unified: Iterable[str] = ()) -> collections.Counter[str
             sizes.append(reading(amount, DRM_UNITS.get(unit, 1), int))
         if address and any(size is not None for size in sizes):
             clients[address, facts.get("drm-client-id", path.name)] = sum(filter(None, sizes))
-    taken: collections.Counter[str] = collections.Counter()
-    for (address, _), amount in clients.items():
-        taken[address] += amount
-    return taken
+    return sum([collections.Counter({address: amount}) for (address, _), amount in clients.items()],
+               collections.Counter[str]())
 
 
 @functools.cache
@@ -5322,11 +5314,6 @@ class Build:
         return int(found[1] or found[2]) if found else None
 
     @property
-    def wasteful(self) -> bool:
-        """Whether it needs more for a batch than newer ones."""
-        return self.number < LEAN_BUILD if self.number else self.protocol != "state"
-
-    @property
     def warning(self) -> str | None:
         """What its owner should know of it."""
         if self.number is not None and self.number < SAFE_BUILD:
@@ -6164,9 +6151,7 @@ class Instance:
             gpus = await self.dash.sampler.gpu_memory_of(self.process.pid, self.build.devices)
             self.devices = [{"name": name, "kind": "gpu" if name in gpus else "cpu", "used": used,
                              **self.parts(name, used)} for name, used in {**gpus, "Main memory": taken}.items()]
-            seen = {device["name"] for device in self.build.devices}  # where no driver tells, what was reserved counts
-            reserved = {name: size for name, size in self.held.items() if name in seen and not gpus}
-            self.taken = {**reserved, **gpus, "Main memory": own}
+            self.taken = {**(gpus or self.held), "Main memory": own}  # where no driver tells, what was reserved counts
             self.changed()
 
 
@@ -6913,7 +6898,8 @@ class Memory:
             result.append({**item, "unused": item["free"], "budget": allowed,
                            "free": max(0, min(item["total"] - others, allowed)),
                            "held": sum([unit.held.get(item["name"], 0) for unit in units])})
-        result[-1]["wasteful"] = any(build.wasteful for build in builds if build)
+        result[-1]["wasteful"] = any(build.number < LEAN_BUILD if build.number else build.protocol != "state"
+                                     for build in builds if build)
         own, seen = [item["name"] for item in result if not item.get("integrated")], set[Any]()
         for item in result:  # an engine uses no GPU by two names, and integrated ones only where there are no others
             item["spare"] = item.get("gpu") in seen - {None} or (len(own) > 1 and item["name"] not in own)
@@ -6923,10 +6909,10 @@ class Memory:
     def others(self) -> dict[str, int]:
         """Bytes of each memory that others use; of main memory not more by way of a GPU that has none of its own."""
         ours, memories = self.taken(), self.dash.sampler.memories(self.dash.builds.devices)
-        ours["Main memory"] += sum([shared_memory(item, ours[item["name"]]) for item in memories])
+        shared = [item for item in memories if item.get("unified")]
+        ours["Main memory"] += sum([max(0, ours[item["name"]] - item["own"]) for item in shared])
         used = {item["name"]: max(0, item["total"] - item["free"] - ours[item["name"]]) for item in memories}
-        return used | {item["name"]: min(used[item["name"]], used["Main memory"] + item["own"])
-                       for item in memories if item.get("unified")}
+        return used | {item["name"]: min(used[item["name"]], used["Main memory"] + item["own"]) for item in shared}
 
     async def read(self) -> None:
         """Look at the memories as they are now; whoever asks before that begins shares it."""

@@ -3453,7 +3453,7 @@ def buffers_said(path: Path, parameters: Json, program: str | None = None) -> li
         lines = list(itertools.takewhile(lambda line: not re.search('"state":"ready"|router:ready', line),
                                          process.stdout))
         process.stdin.close()  # which ends it, be it ready or not
-        process.stdout.read()
+        lines += process.stdout  # its log may come later than its states
     kinds = "model|LoRA|KV|RS|compute|output"
     found = re.findall(rf"(\S+) +({kinds}) buffer size = +([\d.]+) MiB", "".join(lines))
     return [(device, kind, float(size)) for device, kind, size in found]
