@@ -3798,7 +3798,7 @@ async def metrics_history(dash: Dash, *, from_: Timestamp, to: Timestamp,
 
 FOLDER_LIMIT = 10.0  # s without a step forward after which a folder is given up on; a disk that wakes up needs as long
 FOLDER_THREADS = 4  # that may hang in one folder at the same time
-FOLDER_PAUSE = (2.0, 15.0)  # s between two looks at a folder: after a change, and else
+FOLDER_PAUSE = (2.0, 15.0)  # s between two looks at a folder: after a change, and at most
 FOLDER_DUTY = 0.01  # of the time may be spent in looking at one
 WATCHED = 0x3C8  # inotify's numbers of what changes a folder: written and closed, moved from and to, created, deleted
 SCAN_BROADCAST = 0.2  # seconds between two messages about a scan's progress
@@ -4336,9 +4336,10 @@ class Folders:
         self.mounted: set[str] | None = None  # where something was when that was last known
         self.known: dict[Path, Walk] = {}  # each folder as it was at the last scan
         self.looks: dict[Path, Walk] = {}  # and as last looked at
-        self.due: dict[Path, float] = {}  # when to look again
-        self.rest: dict[Path, float] = {}  # and at the earliest, where the system says that something has changed
+        self.due: dict[Path, tuple[float, float]] = {}  # when to look again, and how long that pause is
+        self.rest: dict[Path, float] = {}  # when to look again at the earliest, where something has changed
         self.watch = FolderWatch()
+        self.stirred: set[Path] = set()  # folders in which something has, as it says, since the last look
         self.changed = False  # whether a folder has, since the last scan
         self.probes = Probes(FOLDER_THREADS)
         self.links = Probes()
@@ -4351,8 +4352,9 @@ class Folders:
 
     async def look_at(self, folder: Path) -> None:
         """Look whether a folder changed since the last scan, soon again if so; a file counts once it is written."""
-        began, before = time.monotonic(), self.looks.get(folder)
-        self.due[folder], self.rest[folder] = began + 10 * FOLDER_LIMIT, math.inf  # unless this look says else
+        began, before, pause = time.monotonic(), self.looks.get(folder), self.due.get(folder, FOLDER_PAUSE)[1]
+        self.due[folder], self.rest[folder] = (began + 10 * FOLDER_LIMIT, pause), math.inf  # unless this look says else
+        self.stirred.discard(folder)
         inside, mounts, root = [self.root(other) for other in self.folders()], self.mounts, self.root(folder)
         look = Walk(root, lost={root: NO_ANSWER})
         try:
@@ -4367,10 +4369,11 @@ class Folders:
         come = {*look.files} & {*before.files} - {*known.files} if before else ()
         gone = {file.path for file in known.files} - {file.path for file in look.files}
         self.changed = self.changed or bool(come or gone or look.lost != known.lost)
-        same = before is not None and (look.files, look.lost) == (before.files, before.lost)
+        same = before and (look.files, look.lost) == (before.files, before.lost)
+        pause = min(pause * 1.5, FOLDER_PAUSE[1]) if same else FOLDER_PAUSE[0]
         ended = time.monotonic()
         self.rest[folder] = ended + max(FOLDER_PAUSE[0], (ended - began) / FOLDER_DUTY)
-        self.due[folder] = max(ended + FOLDER_PAUSE[same], self.rest[folder])
+        self.due[folder] = max(ended + pause, self.rest[folder]), pause
 
     async def stepwise(self, probes: Probes, place: str, work: Callable[[Report], Result],
                        report: Report = lambda done, total: None) -> Result:
@@ -4460,10 +4463,10 @@ class Library(Folders):
                 await self.dash.beat.wait()
                 places, now = self.watch.changed(), time.monotonic()
                 for folder in self.folders():
-                    due = self.due.setdefault(folder, now)
                     if any(within(place, self.root(folder)) for place in places):
-                        due = self.due[folder] = min(due, self.rest.get(folder, now))
-                    if now >= due:
+                        self.stirred.add(folder)
+                    soon = self.rest.get(folder, 0.0) if folder in self.stirred else math.inf
+                    if now > min(soon, self.due.get(folder, FOLDER_PAUSE)[0]):
                         self.dash.spawn(self.look_at(folder), f"look at {folder}")
 
     async def scan(self) -> Json:

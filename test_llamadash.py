@@ -5470,7 +5470,7 @@ async def test_the_system_says_that_a_folder_changed(stocked: StubDash, monkeypa
     async def only_told() -> None:
         """Without a beat no look begins; after those that are under way none comes by itself."""
         await eventually(lambda: library.rest and math.inf not in library.rest.values())
-        library.due = dict.fromkeys(library.due, math.inf)
+        library.due = dict.fromkeys(library.due, (math.inf, 0.01))
     sizes = [(stocked.models_folder / f"{name}.gguf").stat().st_size for name in "ab"]
     await eventually(listed)
     await only_told()
