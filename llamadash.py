@@ -822,7 +822,8 @@ async def config_get(dash: Dash) -> Json:
 @on("config:update", error="UPDATE_CONFIG_FAILED", cost=5)
 async def config_update(dash: Dash, *, revision: int, changes: dict[str, Any]) -> Json:
     """Change the engine's configuration."""
-    changes = await dash.library.patiently(changes, checked_config, dash, changes, "changes")
+    known = "|".join(map(re.escape, map(repr, dash.engine_config["models_dirs"])))  # which may be away
+    changes = await dash.library.patiently(re.sub(known, "", str(changes)), checked_config, dash, changes, "changes")
     return await apply_config(dash, revision, changes)
 
 
@@ -1500,8 +1501,7 @@ class DatabaseFile(Statements):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             found = [folder / name for name in os.listdir(folder) if name.endswith(endings or ".db")]
         dates = {path: round(1000 * path.stat().st_mtime) for path in found if path.is_file()}
-        return sorted(dates, key=lambda path: (dates[path] <= now_ms() + CLOCK_JUMP, dates[path], path),
-                      reverse=True)
+        return sorted(dates, key=lambda path: (dates[path] <= now_ms() + CLOCK_JUMP, dates[path], path), reverse=True)
 
     def good_backup(self) -> Path | None:
         """The newest backup that can be restored; where there is none, what keeps one from being read is raised."""
@@ -4403,7 +4403,7 @@ class Folders:
     async def patiently(self, named: Any, function: Callable[..., Result], *arguments: Any) -> Result:
         """What `function` returns, which uses files that are `named`; Unreachable where they cannot be, or it hangs."""
         for place, why in self.lost.items():
-            if re.search(rf"{re.escape(place)}(?![\w.-])", str(named)):
+            if why != NOT_THERE and re.search(rf"{re.escape(place)}(?![\w.-])", str(named)):
                 raise Unreachable(f"{place} {why}.")
         place = next((look.root for look in self.looks.values() if within(str(named), look.root)), "one of the files")
         return await self.probes.call(place, functools.partial(function, *arguments), FOLDER_LIMIT)

@@ -937,6 +937,29 @@ def test_an_import_leaves_out_files_that_are_not_here(stocked: StubDash) -> None
         stocked.ask("system:import", document=document)
 
 
+@pytest.mark.parametrize("why", [None, llamadash.NOT_MOUNTED, llamadash.NO_ANSWER])
+def test_a_folder_is_added_beside_one_that_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str | None,
+) -> None:
+    """As on a machine that lacks one of the usual folders; what is exported there can be imported again."""
+    away, shelf = tmp_path / "away", tmp_path / "shelf"
+    write_tiny_model(shelf / "model.gguf")
+    monkeypatch.setattr(llamadash, "default_model_folders", lambda: [away])
+    dash = StubDash(tmp_path / "machine")
+    dash.config = dataclasses.replace(dash.config, models_dirs=None)
+    dash.load_engine_config()
+    dash.ask("models:scan")
+    assert dash.library.lost[str(away)] == llamadash.NOT_THERE
+    dash.library.lost |= {str(away): why} if why else {}
+    dash.ask("config:update", revision=1, changes={"models_dirs": [str(away), str(shelf)]})
+    dash.ask("models:scan")
+    assert [row["name"] for row in dash.db.models()] == ["Tiny Llama"]
+    document = dash.ask("system:export")["document"]
+    assert document["config"]["models_dirs"] == [str(away), str(shelf)]
+    assert dash.ask("system:import", document=document, dryRun=True)["warnings"] == [
+        f"{away} is not a folder on this machine and is left out"]
+
+
 def test_an_import_finds_each_model_by_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ids follow the order in which files were found, another one elsewhere; folders come with the document."""
     shelves = [str(tmp_path / name) for name in "ab"]

@@ -517,7 +517,7 @@ export class ChatPage extends Component {
           ? h("select", {
             className: "select", "aria-label": `Sampling ${at + 1}`, dataset: { choice: "target", at, key: "preset" },
           },
-            h("option", { value: "", selected: !target.preset }, "This conversation's sampling"),
+            h("option", { value: "", selected: !target.preset }, "Current sampling"),
             this.presets.map(({ name }) => (
               h("option", { key: name, value: name, selected: name === target.preset }, name))))
           : null,
