@@ -386,11 +386,9 @@ def checked(value: Any, kind: Any, field: str, longest: float = MAX_TEXT) -> Any
         if value in arguments and type(value) in {type(item) for item in arguments}:
             return value
         raise InvalidRequest(f"{field} must be one of: {', '.join(map(str, arguments))}", field=field)
-    if origin is list:
-        if not isinstance(value, list):
-            raise InvalidRequest(f"{field} must be a list", field=field)
-        return [checked(item, arguments[0], f"{field}.{at}") for at, item in enumerate(value)]
     value = checked_plain(value, origin or kind, field, longest)
+    if origin is list:
+        return [checked(item, arguments[0], f"{field}.{at}") for at, item in enumerate(value)]
     if origin is dict and arguments[1] is not Any:
         return {key: checked(item, arguments[1], f"{field}.{key[:64]}") for key, item in value.items()}
     return value
@@ -407,11 +405,11 @@ def checked_changes(changes: Json, fields: dict[str, Any], locked: Json, field: 
 
 
 TYPE_NAMES: dict[Any, str] = {str: "a text", int: "a whole number", float: "a number", bool: "true or false",
-                              dict: "an object"}
+                              dict: "an object", list: "a list"}
 
 
 def checked_plain(value: Any, expected: Any, field: str, longest: float) -> Any:
-    """checked() for a kind that is a class: a text, a number, true or false, an object."""
+    """checked() for a kind that is a class: one of TYPE_NAMES."""
     if expected is float and type(value) is int:
         value = float(value) if abs(value) < 2**63 else math.inf
     if type(value) is not expected:
@@ -624,9 +622,7 @@ def default_model_folders() -> list[Path]:
 
 def user_name() -> str:
     """Who runs this, or the number of a user whom the system does not know."""
-    with contextlib.suppress(KeyError, OSError, ImportError):
-        return getpass.getuser()
-    return str(os.getuid())
+    return readable(getpass.getuser) or str(os.getuid())
 
 
 KEY_BYTES = 32  # 256 bits: beyond guessing
@@ -1862,8 +1858,7 @@ class RequestRows(DatabaseFile):
 
         Those with an unknown value come last, and by time those from the future, which have `future`.
         """
-        found = [row[0] for row in self.read(f"SELECT {sort} FROM requests WHERE id = ?", (before,))]
-        last = found[0] if found else None
+        last = next((row[0] for row in self.read(f"SELECT {sort} FROM requests WHERE id = ?", (before,))), None)
         if sort == "timestamp":
             after = None if before is None else (last or 0, before)
             if filters.get("status") == "ok":  # as most are: others' indexes leave fewer
@@ -2992,8 +2987,7 @@ class Placement:
 
     def layer_bytes(self, context: int) -> list[tuple[int, int]]:
         """For each layer and, last, the output: what a GPU takes of it, and what stays in main memory all the same."""
-        every = self.parameters.get("cpu-moe") is True
-        kept = len(self.layers) if every else self.parameters.get("n-cpu-moe", 0)
+        kept = len(self.layers) if self.parameters.get("cpu-moe") else self.parameters.get("n-cpu-moe", 0)
         offload = self.parameters.get("kv-offload") is not False
         result = []
         for at, (layer, held) in enumerate(zip(self.layers, self.cache(context), strict=True)):
