@@ -3636,7 +3636,7 @@ def test_what_runs_beside_a_model_goes_where_it_is_told(tmp_path: Path) -> None:
     alone, tight = used(), used([{**GPU, "name": "CUDA0", "free": 7.5 * GB}, CPU])
     header.beside = {"model-draft": [draft]}
     size = sum(draft.tensor_sizes.values()) / GB
-    assert used() == pytest.approx([alone[0] + size + 0.1, 0, alone[2]], abs=0.1)
+    assert used() == pytest.approx([alone[0] + size + 0.1, 0, alone[2] + 0.1], abs=0.1)
     other = used(device_draft="CUDA1", main_gpu=0, split_mode="layer", device="CUDA0")
     assert other == pytest.approx([alone[0], size + 0.8, alone[2]], abs=0.4)
     assert used(n_gpu_layers_draft=0)[2] == pytest.approx(alone[2] + size, abs=0.1)
@@ -3841,8 +3841,9 @@ def test_context_that_nobody_set() -> None:
         assert (full["fits"], full["context"]) == (False, 131072)
     assert llamadash.estimate_memory(ROW, {}, [CPU])["context"] == 131072
     assert not llamadash.estimate_memory(ROW, {}, [{**CPU, "free": 12 * GB}])["fits"]
-    assert llamadash.estimate_memory(ROW, {}, [GPU, CPU])["devices"][1]["used"] == 0
-    assert 90_000 < llamadash.estimate_memory(ROW, {}, [GPU, CPU])["context"] < 131072
+    on_gpu = llamadash.estimate_memory(ROW, {}, [GPU, CPU])
+    assert on_gpu["spills"] == 0 < on_gpu["devices"][1]["used"] < 0.2 * GB  # for what goes in and comes out
+    assert 90_000 < on_gpu["context"] < 131072
     assert llamadash.estimate_memory(ROW, {}, [{**GPU, "free": GB}, CPU])["context"] == 4096
 
 
@@ -3853,7 +3854,7 @@ def test_projector_counts() -> None:
     assert (found["projector"], found["total"]) == (GB, found["weights"] + found["kvCache"] + found["compute"] + GB)
     gpu, cpu = (device["used"] for device in llamadash.estimate_memory(row, {"mmproj-offload": False},
                                                                        [GPU, CPU])["devices"])
-    assert (gpu > 8 * GB, cpu) == (True, GB)
+    assert gpu > 8 * GB and GB < cpu < 1.25 * GB
     assert "projector" not in llamadash.estimate_memory(row, {"mmproj-auto": False}, [CPU])
 
 
