@@ -4988,16 +4988,16 @@ def parse_presets(text: str) -> dict[str, dict[str, str]]:
     if "\0" in text or not encodable(text):
         raise InvalidRequest("This is not text", field="ini")
     text = text.lstrip("\ufeff").replace("\r\n", "\n")
-    text = "\n".join(re.findall(UNIT_LINE, text)) or text
+    lines = sorted(re.finditer(UNIT_LINE, text), key=lambda line: not line[0].startswith("Env"))  # wherever that stands
+    text = "\n".join(line[1] for line in lines) or text
     if re.search(r"(?m)^(?:models|services):\s*$", text):
         return parse_services(text)
-    lines = [line.strip(" \t") for line in re.split(r"[\r\n]", text)]
-    if re.search(r"(?im)llama|^[ \t]*-", text) and not any(line.startswith("[") for line in lines) and (
+    stripped = [line.strip(" \t") for line in re.split(r"[\r\n]", text)]
+    if re.search(r"(?im)llama|^[ \t]*-", text) and not any(line.startswith("[") for line in stripped) and (
             commands := parse_commands(text)):
         return commands
-    sections: dict[str, dict[str, str]] = {}
-    current = ""
-    for at, line in enumerate(lines, 1):
+    sections, current = dict[str, dict[str, str]](), ""
+    for at, line in enumerate(stripped, 1):
         if found := re.fullmatch(SECTION_LINE, line):
             current = found[1]
             sections[current] = {}  # a second section of one name replaces the first
@@ -5005,8 +5005,7 @@ def parse_presets(text: str) -> dict[str, dict[str, str]]:
             key = found[1].replace("_", "-") if found[1].islower() else found[1]
             sections.setdefault(current, {})[key] = found[found.lastindex or 0].rstrip(" \t")
         elif line and line[0] not in ";#":
-            problem = f"line {at} is not a section, key = value, comment or llama-server command"
-            raise InvalidRequest(problem, field="ini")
+            raise InvalidRequest(f"line {at} is no section, key = value, comment or llama-server command", field="ini")
     return sections
 
 
@@ -5150,8 +5149,10 @@ def imported_section(values: dict[str, str], folders: list[Path],
                 parameters |= validated_parameters({name: not value if negated else value}, folders)
             elif key not in (*FILE_KEYS, "hf-file", "hff", "version"):
                 refused.append(f"{key} is not a parameter that may be set here")
-        except (ValueError, InvalidRequest) as problem:
+        except InvalidRequest as problem:
             refused.append(f"{key}: {problem}")
+        except ValueError:
+            refused.append(f"{key} cannot be {text}")
     return parameters, fields, refused
 
 
@@ -5665,7 +5666,6 @@ STOP_DEADLINE = 13.0  # s from the signal to end until the program leaves, whate
 SAY_TIME = 0.2  # s in which whoever reads what is printed has to make room for it
 STOP_HURRY = 1.0  # s that are left to it after a second signal
 STOP_SECONDS = 45  # until systemd kills the program
-SIGNALS_TO_END = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # the last one from a Windows console that is closed
 USED_DEVICE = re.compile(r"using device (\S{1,64}) \(.{0,200}\) \((?:([0-9a-f:]{10}\.\d)|.{0,64})\)"
                          r"(?: - (\d{1,9}) MiB free)?")
 # An allocation that failed: how large and on which device, as far as that is told
@@ -13495,7 +13495,7 @@ def watch_signals(stop: Callable[[], Any], leave: Callable[[], None]) -> None:
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-    for number in (getattr(signal, name) for name in SIGNALS_TO_END if hasattr(signal, name)):
+    for number in (getattr(signal, name, signal.SIGTERM) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")):
         if number == signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN:  # as nohup left it
             signal.signal(number, lambda number, frame: None)
 

@@ -6304,8 +6304,10 @@ def test_spellings_of_preset_files() -> None:
         "batch-size": 1024, "chat-template-kwargs": '{"enable_thinking": false}'}
     assert fields == {"idle": 300, "pinned": True, "aliases": ["gpt-4o", "x"]}
     assert [item.split()[0] for item in refused] == ["samplers"]
-    assert llamadash.imported_section({"load-on-startup": "maybe", "sleep-idle-seconds": "-1"}, []) == (
-        {}, {"idle": 0}, ["load-on-startup: maybe is neither on nor off"])
+    odd = {"load-on-startup": "maybe", "sleep-idle-seconds": "-1", "temp": "0,7", "c": "%CTX%", "ttl": "5m"}
+    assert llamadash.imported_section(odd, []) == ({}, {"idle": 0}, [
+        "load-on-startup cannot be maybe", "temp cannot be 0,7", "c cannot be %CTX%",
+        "ttl is not a parameter that may be set here"])
 
 
 @pytest.mark.parametrize(("values", "mode"), [
@@ -6354,6 +6356,8 @@ def test_sections_find_their_files(tmp_path: Path) -> None:
     ("[Unit]\nDescription=llama\n[Service]\nEnvironment=LLAMA_ARG_THREADS=8\nExecStart=-/usr/bin/llama-server \\\n"
      " -m /m/q.gguf \\\n -c 4096\nRestart=always\n[Install]\nWantedBy=default.target\n", "q", {
         "threads": 8, "ctx-size": 4096}),
+    ("[Service]\nExecStart=/usr/bin/llama-server -m /m/q.gguf\nEnvironment=\"LLAMA_ARG_THREADS=8\" LLAMA_ARG_BATCH=4",
+     "q", {"threads": 8, "batch-size": 4}),
     ("-m q.gguf --chat-template-kwargs '{\"enable_thinking\": false}' -ngl -1 -md /elsewhere/q-Q4_K_M.gguf", "q", {
         "chat-template-kwargs": '{"enable_thinking": false}', "n-gpu-layers": -1,
         "model-draft": "/hub/models--u--Q-GGUF/snapshots/1/q-Q4_K_M.gguf"}),
