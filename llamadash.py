@@ -5695,7 +5695,7 @@ RETRIED = "retrying without pipeline parallelism"  # what failed before it needs
 NOISE = re.compile(r"^srv +(?:load:   |update_slots|log_ser)|^slot (?:get_availabl|launch_slot_|print_timing|release)")
 # Why a process ended, by what it wrote: the first of these that is found says it, in the reader's words.
 CAUSES = (
-    (r"unknown (model architecture|pre-tokenizer type): '(.{1,64}?)'",
+    (r"unknown (model architecture|(?:pre-tokenizer|projector) type): '?([^']{1,64})",
      "This build does not know the {} {}: use a newer one"),
     (r"(?:invalid ggml|unknown tensor|unknown ggml) type (-?\d{1,10})",
      "This build does not know the tensor type {}: use a newer one, or another file of the model"),

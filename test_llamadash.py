@@ -7089,6 +7089,8 @@ GDB = "[New LWP 2983]\n" * 300 + "This GDB supports auto-downloading debuginfo\n
     ("OSError: [Errno 8] Exec format error: '/b/llama-server'", "is for another kind of processor"),
     ("E gguf_init_from_file: tensor 'x' has invalid ggml type 99. should be in [0, 43)", "the tensor type 99"),
     ("E llama_model_load: error loading model: unknown pre-tokenizer type: 'new'", "pre-tokenizer type new"),
+    ("E clip_init: failed to load model '/m/p.gguf': load_hparams: unknown projector type: new\n"
+     "E mtmd_init_from_file: error: Failed to load CLIP model from /m/p.gguf", "does not know the projector type new:"),
     ("E gguf: failed to load model: this GGUF file version 50331648 is extremely large, is there a mismatch between "
      "the host and model endianness?\nE llama: failed to load model from x", "the other byte order"),
     *((f"E llama_model_load: error loading model: {line}", "A part of the model is missing") for line in (
