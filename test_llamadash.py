@@ -18333,6 +18333,37 @@ async def test_everything_is_done_by_keys(start: Callable[..., Server], tmp_path
 
 
 @run_async
+async def test_the_keys_of_a_chat(start: Callable[..., Server], tmp_path: Path) -> None:
+    """Who looks through versions stays at their arrows; what Ctrl K opens can be gone on with."""
+    library_of_models(tmp_path / "server-0" / "models")
+    server = start()
+    client = await Dashboard().connect(server)
+    answers = [{"id": f"a{number}", "parent": "q", "role": "assistant", "model": "alpha", "status": "done",
+                "content": f"Answer {number}"} for number in (1, 2, 3)]
+    question = {"id": "q", "parent": None, "role": "user", "content": "Hello"}
+    for id, title in (("talk", "Versions"), ("other", "Something else")):
+        await client.request("conversations:save", id=id, changes={"title": title}, messages=[
+            {**item, "id": id + item["id"], "parent": item["parent"] and id + item["parent"]}
+            for item in (question, *answers)])
+    await client.close()
+    async with chromium(server) as browser:
+        page = await browser.open("/chat?c=talk")
+        await page.get_by_role("button", name="Previous version").focus()
+        for at, arrow in ((2, "Previous"), (1, "Next"), (2, "Next"), (3, "Previous")):
+            await page.keyboard.press("Enter")
+            await page.locator(".chat-branches", has_text=f"{at}/3").wait_for()
+            await page.wait_for_function("(arrow) => document.activeElement.title.startsWith(arrow)", arg=arrow)
+        await page.locator(".chat-entry-title").first.focus()
+        await page.keyboard.press("Control+k")
+        await page.keyboard.type("something else")
+        await page.locator(".picker-item.is-chosen", has_text="Something else").wait_for()
+        await page.keyboard.press("Enter")
+        await page.wait_for_url(f"{server.url}/chat?c=other")
+        await page.wait_for_function("() => document.activeElement.matches('.chat-box textarea')")
+        assert browser.problems == []
+
+
+@run_async
 async def test_bars_are_seen_in_forced_colours(start: Callable[..., Server], tmp_path: Path) -> None:
     """What a model takes is divided by colours, which a system's own may not replace, within a frame."""
     library_of_models(tmp_path / "server-0" / "models")
@@ -19362,6 +19393,19 @@ async def test_a_model_sees_a_picture(start: Callable[..., Server], tmp_path: Pa
                      "none.txt is empty"):
             await page.locator(".toast", has_text=said).wait_for()
         await page.wait_for_function("() => document.querySelectorAll('.chat-uploads .chat-file').length === 2")
+        await page.evaluate("""() => {
+            const clipboardData = new DataTransfer();
+            clipboardData.items.add(new File(["1"], "cells.png", { type: "image/png" }));
+            clipboardData.items.add("cells", "text/rtf");
+            const paste = new ClipboardEvent("paste", { clipboardData, bubbles: true, cancelable: true });
+            document.querySelector(".chat-box textarea").dispatchEvent(paste);
+        }""")
+        await page.get_by_role("link", name="Models", exact=True).click()
+        await page.wait_for_selector("h1:has-text('Models')")
+        await page.get_by_role("link", name="Chat", exact=True).click()
+        files_shown = page.locator(".chat-uploads .chat-file-name")
+        await files_shown.first.wait_for()
+        assert sorted(await files_shown.all_inner_texts()) == ["drawing.svg", "photo.jpg"]
         await ask(page, "What is it?")
         await page.locator(".chat-answer .chat-footer", has_text="4 generated").wait_for()
         assert await page.evaluate("() => document.querySelector('.chat-question img').naturalHeight") == 400

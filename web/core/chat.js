@@ -43,6 +43,8 @@ export class Chat {
     /** @type {Conversation | null} the one that was begun and not sent, while another page is shown */
     this.begun = null;
     this.draft = ""; // what is written and not sent, while another page is shown
+    /** @type {any[]} the files that go with it */
+    this.uploads = [];
     this.followed = ""; // the conversation whose answers the server sends
     for (const event of ["chat:delta", "chat:progress", "chat:done", "chat:error"]) {
       state.on(event, (/** @type {any} */ data) => this.receive(event, data));

@@ -66,8 +66,8 @@ export class ChatPage extends Component {
     /** @type {any} */
     this.state = {
       blank: this.begun() ?? this.blank(), query: this.chat.query, editing: null, renaming: null,
-      view: "thread", jump: false, draft: this.chat.draft, invalid: {}, uploads: [], compare: null, opening: false,
-      recording: null,
+      view: "thread", jump: false, draft: this.chat.draft, uploads: this.chat.uploads, invalid: {}, compare: null,
+      opening: false, recording: null,
     };
   }
 
@@ -100,6 +100,7 @@ export class ChatPage extends Component {
   willDestroy() {
     void this.state.recording?.end();
     this.chat.draft = this.state.draft;
+    this.chat.uploads = this.state.uploads.filter((/** @type {Upload} */ { attachment }) => attachment);
     this.chat.begun = this.chat.conversation ? null : this.conversation;
   }
 
@@ -107,7 +108,7 @@ export class ChatPage extends Component {
     this.props = props;
     this.asked = props.query?.get("model");
     this.update();
-    this.show(this.wanted());
+    this.goTo(this.wanted());
   }
 
   /** The conversation of the address, or the one that was open before another page was shown. */
@@ -554,7 +555,7 @@ export class ChatPage extends Component {
       stop: () => this.chat.stop(),
       record: () => this.tell(this.record()),
       "record-end": () => this.tell(this.endRecording()),
-      branch: () => this.chat.choose(id),
+      branch: () => this.chooseBranch(id, element.className),
       vote: () => this.vote(message),
       continue: () => this.goOn(message),
       call: () => this.callTools(message),
@@ -699,7 +700,7 @@ export class ChatPage extends Component {
   /** @param {ClipboardEvent} event */
   handlePaste(event) {
     const files = [...(event.clipboardData?.files ?? [])];
-    if (!files.length) return;
+    if (!files.length || event.clipboardData?.types.includes("text/rtf")) return; // office programs add a picture
     event.preventDefault();
     void this.addFiles(files);
   }
@@ -841,6 +842,16 @@ export class ChatPage extends Component {
   /** @param {string} id */
   messageOf(id) {
     return this.conversation.messages.find((message) => message.id === id) ?? null;
+  }
+
+  /** Whoever looks through the versions stays at the arrows. @param {string} id @param {string} arrow its classes */
+  chooseBranch(id, arrow) {
+    this.chat.choose(id);
+    requestAnimationFrame(() => {
+      const arrows = /** @type {HTMLElement[]} */ ([...this.element.querySelectorAll(
+        `[data-message="${id}"] .chat-branches :enabled`)]);
+      (arrows.find(({ className }) => className === arrow) ?? arrows[0])?.focus();
+    });
   }
 
   /** A vote is for one of those that are compared. @param {string} id */
