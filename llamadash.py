@@ -6895,8 +6895,9 @@ class Memory:
             result.append({**item, "unused": item["free"], "budget": allowed,
                            "free": max(0, min(item["total"] - others, allowed)),
                            "held": sum([unit.held.get(item["name"], 0) for unit in units])})
-        result[-1]["wasteful"] = any(build.number < LEAN_BUILD if build.number else build.protocol != "state"
-                                     for build in builds if build)
+        result[-1]["wasteful"] = any(  # since August 2026 versions have dots
+            build.number < LEAN_BUILD if build.number else not re.match(r"\d+\.|[a-z]", build.version or "")
+            for build in builds if build)
         own, seen = [item["name"] for item in result if not item.get("integrated")], set[Any]()
         for item in result:  # an engine uses no GPU by two names, and integrated ones only where there are no others
             item["spare"] = item.get("gpu") in seen - {None} or (len(own) > 1 and item["name"] not in own)

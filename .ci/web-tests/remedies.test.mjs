@@ -3,6 +3,7 @@ import { test } from "node:test";
 import "./dom.mjs";
 const { Remedies, remedies } = await import("../../web/components/remedies.js");
 const { fitWords, needOf } = await import("../../web/components/fit-badge.js");
+const { takenOf } = await import("../../web/components/memory-estimate.js");
 
 const model = (shortfall, parameters = {}) => ({
   id: "a", name: "A", revision: 3, status: "loaded", parameters, runtime: { shortfall, n_ctx: 1024, slots: 4 },
@@ -73,4 +74,11 @@ test("what an APU has of its own counts, and what the engine leaves alone does n
   const beside = memory("gpu", 60, { unified: true, own: 0, spare: true });
   assert.deepEqual([20, 40].map((size) => words(size, memory("gpu", 24), beside, memory("cpu", 62))), [
     "Fits on the GPU", "18.6 GiB spill, slow"]);
+});
+
+test("what a model would take is the sum of its devices, and what a GPU shares counts once", () => {
+  assert.equal(takenOf([{ used: 6 }, { used: 4, unified: false, own: 8 }, { used: 1 }]), 11);
+  assert.equal(takenOf([{ used: 20, unified: true, own: 0 }, { used: 21 }]), 21);
+  assert.equal(takenOf([{ used: 20, unified: true, own: 16 }, { used: 5 }]), 21);
+  assert.equal(takenOf([{ used: null }, {}]), 0);
 });

@@ -58,7 +58,7 @@ export class DeviceMemory extends Panel {
 
   /** @param {Json} device */
   renderDevice(device) {
-    const { name, total, budget, unused } = device;
+    const { name, description, total, budget, unused } = device;
     const split = divided({ ...device, free: unused }, this.models.filter(({ status }) => IN_MEMORY.includes(status)));
     if (!split) return h("p", { key: name, className: "muted" }, `${name}: memory unknown`);
     const { parts, free } = split;
@@ -68,7 +68,8 @@ export class DeviceMemory extends Panel {
     const words = [...parts.map((part) => `${part.name} ${bytes(part.size)}`), `free ${bytes(free)}`].join(", ");
     return h("div", { key: name, className: "gauge" },
       h("div", { className: "gauge-words" },
-        h("strong", null, name),
+        h("span", { className: "truncate" },
+          h("strong", null, name), description && h("span", { className: "muted" }, ` ${description}`)),
         h("span", { className: "muted" }, limited ? `budget ${bytes(budget)} of ${bytes(total)}` : bytes(total))),
       h("div", { className: "device-bar", role: "img", "aria-label": `${name}: ${words}` },
         parts.map(({ key, name: title, size, color }) => h("span", {

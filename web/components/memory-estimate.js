@@ -8,8 +8,17 @@ const DEBOUNCE = 250;
 /** @type {Array<[string, string]>} key in the estimate and label, in the order they are stacked */
 const PARTS = [
   ["weights", "Weights"], ["adapters", "LoRA adapters"], ["projector", "Projector"], ["kvCache", "KV cache"],
-  ["compute", "Compute"], ["draft", "Draft model"],
+  ["compute", "Compute"], ["draft", "Draft model"], ["process", "Driver and copies"],
 ];
+
+/**
+ * All that a model would take, however many devices share it: what a unified GPU takes beyond its own is main memory's.
+ * @param {Array<Record<string, any>>} devices of an estimate @returns {number} bytes
+ */
+export function takenOf(devices) {
+  return devices.reduce((sum, { used, unified, own }) => (
+    sum + (unified ? Math.min(used ?? 0, own ?? 0) : used ?? 0)), 0);
+}
 
 /**
  * What a model would take in memory with the given parameters, against what the machine has.
@@ -94,27 +103,29 @@ export class MemoryEstimate extends Component {
     const devices = /** @type {Array<Record<string, any>>} */ (estimate.devices ?? []);
     const capacity = devices.reduce((sum, { total, unified, own, spare }) => (
       sum + (spare ? 0 : (unified ? own : total) ?? 0)), 0);
-    const scale = Math.max(capacity, estimate.total ?? 0) || 1;
-    const parts = PARTS.filter(([key]) => estimate[key] > 0);
+    const total = Math.max(takenOf(devices), estimate.total ?? 0);
+    const sizes = /** @type {Record<string, any>} */ ({ ...estimate, process: total - (estimate.total ?? 0) });
+    const scale = Math.max(capacity, total) || 1;
+    const parts = PARTS.filter(([key]) => sizes[key] > 0);
     const last = estimate.last ?? {};
     return h("div", { className: "stack" },
       h("div", { className: "row" },
-        h("strong", { className: "estimate-total" }, bytes(estimate.total)),
+        h("strong", { className: "estimate-total" }, bytes(total)),
         h("span", { className: "muted" }, capacity ? `of ${bytes(capacity)} memory` : "needed"),
         h("span", { className: "spacer" }),
         this.verdict(estimate)),
       h("div", {
         className: "estimate-bar", role: "img",
-        "aria-label": parts.map(([key, label]) => `${label} ${bytes(estimate[key])}`).join(", "),
+        "aria-label": parts.map(([key, label]) => `${label} ${bytes(sizes[key])}`).join(", "),
       },
         parts.map(([key]) =>
           h("span", {
-            key, className: `estimate-part is-${key}`, style: { width: `${(estimate[key] / scale) * 100}%` },
+            key, className: `estimate-part is-${key}`, style: { width: `${(sizes[key] / scale) * 100}%` },
           }))),
       h("ul", { className: "estimate-legend" }, parts.map(([key, label]) => h("li", { key },
         h("span", { className: `estimate-key is-${key}`, "aria-hidden": "true" }),
         h("span", { className: "muted" }, label),
-        h("span", { className: "mono" }, bytes(estimate[key]))))),
+        h("span", { className: "mono" }, bytes(sizes[key]))))),
       devices.length > 0 && h("ul", { className: "estimate-devices" }, devices.map((device) => this.device(device))),
       h("p", { className: "field-hint" }, [
         estimate.context > 0 && `With a context of ${number(estimate.context)} tokens.`,
