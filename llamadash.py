@@ -6896,7 +6896,7 @@ class Memory:
                            "free": max(0, min(item["total"] - others, allowed)),
                            "held": sum([unit.held.get(item["name"], 0) for unit in units])})
         result[-1]["wasteful"] = any(  # since August 2026 versions have dots
-            build.number < LEAN_BUILD if build.number else not re.match(r"\d+\.|[a-z]", build.version or "")
+            build.number < LEAN_BUILD if build.number else bool(re.match(r"\d+[^.\d]", build.version or ""))
             for build in builds if build)
         own, seen = [item["name"] for item in result if not item.get("integrated")], set[Any]()
         for item in result:  # an engine uses no GPU by two names, and integrated ones only where there are no others
