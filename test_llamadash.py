@@ -18364,14 +18364,26 @@ async def test_the_keys_of_a_chat(start: Callable[..., Server], tmp_path: Path) 
 
 @run_async
 async def test_bars_are_seen_in_forced_colours(start: Callable[..., Server], tmp_path: Path) -> None:
-    """What a model takes is divided by colours, which a system's own may not replace, within a frame."""
+    """What a model takes, or an answer of its context, has colours that a system's own may not replace, and a frame."""
     library_of_models(tmp_path / "server-0" / "models")
-    async with chromium(start(), forced_colors="active") as browser:
-        page = await browser.open("/models/alpha")
-        for look, value in (("estimate-part", "forcedColorAdjust"), ("estimate-bar", "borderTopStyle")):
-            await page.locator(f".{look}").first.wait_for()
-            style = await page.evaluate(f"getComputedStyle(document.querySelector('.{look}')).{value}")
-            assert style == {"forcedColorAdjust": "none", "borderTopStyle": "solid"}[value]
+    server = start()
+    client = await Dashboard().connect(server)
+    stats = {"prompt_tokens": 500, "generated_tokens": 500, "context": 2000}
+    await client.request("conversations:save", id="talk", changes={}, messages=[
+        {"id": "q", "parent": None, "role": "user", "content": "Hello"},
+        {"id": "a", "parent": "q", "role": "assistant", "model": "alpha", "status": "done", "content": "x",
+         "stats": stats}])
+    await client.close()
+    async with chromium(server, forced_colors="active") as browser:
+        page = await browser.open()
+        await page.wait_for_selector(".strip-success")
+        for path, part, frames in (("/models/alpha", ".estimate-part", [".estimate-bar"]),
+                                   ("/chat?c=talk", ".chat-context-bar > span", [".chat-context-bar", ".chat-bubble"])):
+            await page.goto(server.url + path)
+            for look, value in ((part, "forcedColorAdjust"), *((frame, "borderTopStyle") for frame in frames)):
+                await page.locator(look).first.wait_for()
+                style = await page.evaluate(f"getComputedStyle(document.querySelector('{look}')).{value}")
+                assert style == {"forcedColorAdjust": "none", "borderTopStyle": "solid"}[value], look
         assert browser.problems == []
 
 
