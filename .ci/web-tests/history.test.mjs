@@ -73,6 +73,44 @@ test("charts that get new values together are drawn one after the other, each in
   assert.deepEqual(drawn, ["one 1 2", "two 1 2", "three 1 2"]);
 });
 
+test("a chart that failed is as wide as there is room once it can be drawn, and follows the room again", () => {
+  const watched = new Set();
+  const element = Object.getPrototypeOf(document.body);
+  let room = 400;
+  let changed = () => {};
+  globalThis.ResizeObserver = class {
+    constructor(callback) { changed = callback; }
+    observe(node) { watched.add(node); }
+    disconnect() { watched.clear(); }
+  };
+  Object.defineProperty(element, "clientWidth", { configurable: true, get() { return this.isConnected ? room : 0; } });
+  const props = { label: "Load", series: [{ label: "a", values: [1, 2] }] };
+  const drawn = (chart) => [chart.element.querySelector("path") !== null, Number(chart.element.querySelector("svg")?.getAttribute("width")), watched.has(chart.plot)];
+  try {
+    for (const first of [null, [0, 10_000]]) {
+      const chart = new LinkedChart({ ...props, link: new ChartLink(), timestamps: first }).mount(document.body);
+      for (const timestamps of [null, [0, 10_000], null]) {
+        chart.props = { ...chart.props, timestamps };
+        chart.update();
+        if (watched.size) changed();
+      }
+      assert.match(chart.element.textContent, /has failed/);
+      chart.props.timestamps = [0, 10_000];
+      chart.update();
+      assert.deepEqual(drawn(chart), [true, room, true]);
+      room += 100;
+      changed();
+      chart.update();
+      assert.deepEqual(drawn(chart), [true, room, true]);
+      chart.destroy();
+      assert.equal(watched.size, 0);
+    }
+  } finally {
+    delete element.clientWidth;
+    delete globalThis.ResizeObserver;
+  }
+});
+
 test("a chart is zoomed by keys, shows one line alone, and an old stretch does not go on", () => {
   const zooms = [];
   const series = [{ label: "a", values: [1, 2, 3] }, { label: "b", values: [400, 500, 600] }];

@@ -197,6 +197,10 @@ export class Chart extends Component {
     this.state = { width: 0, at: null, keyboard: false, only: null };
     /** @type {any} */
     this.plot = null;
+    /** @type {any} the plot whose width is observed */
+    this.watched = null;
+    /** @type {ResizeObserver | null} */
+    this.observer = null;
   }
 
   /** New values come to many charts at once: each is drawn in a turn of its own, for all in one hold the page up. */
@@ -463,15 +467,22 @@ export class Chart extends Component {
   }
 
   didMount() {
-    const measure = () => {
+    this.observer = new ResizeObserver(() => {
       const width = Math.floor(this.plot.clientWidth);
-      if (width !== this.state.width) this.setState({ width });
-    };
+      if (this.plot.isConnected && width !== this.state.width) this.setState({ width });
+    });
+    this.didUpdate();
+    return [() => this.observer?.disconnect()];
+  }
+
+  /** What was drawn for the first time, or after a fault, is as wide as there is room. */
+  didUpdate() {
+    if (!this.observer || this.plot === this.watched) return;
+    this.watched = this.plot;
+    this.observer.disconnect();
+    this.observer.observe(this.plot);
     this.state.width = Math.floor(this.plot.clientWidth);
     this.update();
-    const observer = new ResizeObserver(measure);
-    observer.observe(this.plot);
-    return [() => observer.disconnect()];
   }
 }
 
