@@ -1,12 +1,14 @@
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import "./dom.mjs";
 const { csv, csvCell } = await import("../../web/core/csv.js");
 const { curlLine, keyRequest, openWebUiLine } = await import("../../web/components/api-keys.js");
 const { currentStep } = await import("../../web/components/chat-message.js");
+const { settingName } = await import("../../web/core/setting-name.js");
 const { commandText } = await import("../../web/components/model-command.js");
 const { idleSeconds } = await import("../../web/components/model-serving.js");
-const { newestFirst } = await import("../../web/components/timeline.js");
+const { eventMarks, newestFirst } = await import("../../web/components/timeline.js");
 const { budgetOf } = await import("../../web/pages/configuration.js");
 
 test("cells are quoted where they must be, and none is a formula", () => {
@@ -54,6 +56,22 @@ test("what happened comes newest first and once", () => {
   const crash = [{ id: 1, timestamp: 5, kind: "crashed" }, { id: 2, timestamp: 5, kind: "alert", details: { kind: "crashed" } }];
   const heat = { id: 3, timestamp: 6, kind: "alert", details: { kind: "temperature" } };
   assert.deepEqual(newestFirst([...crash, heat]).map(({ id }) => id), [3, 1], "a crash is one line, heat has no other");
+});
+
+test("what was changed is called as on its page", () => {
+  const words = (reason, model = null) => eventMarks({ get: () => [] }, [{ id: 1, timestamp: 5, kind: "configuration", model, reason }])[0].text;
+  assert.equal(words("alert_disk, metrics_interval"), "Changed. Disk in use, Measure every");
+  assert.equal(words("max_wait"), "Changed. Longest wait");
+  assert.match(words("idle, tags", "m"), /Changed\. Idle time, Tags$/);
+  assert.match(words("added by hand", "m"), /Changed\. Added by hand$/);
+});
+
+test("every setting has a name that people read", async () => {
+  const server = readFileSync(new URL("../../llamadash.py", import.meta.url), "utf8");
+  const tables = [...server.matchAll(/^(?:CONFIG|SETTINGS): dict.*?^}/gms)].map(([table]) => table).join("\n");
+  const keys = [...tables.matchAll(/(?<=[{,]\s+|^\s+|\), |\]\), )"(\w+)": \(/gm)].map(([, key]) => key);
+  assert.ok(keys.length >= 25, keys.join());
+  for (const key of keys) assert.doesNotMatch(settingName(key), /_/, key);
 });
 
 test("an answer that waits says why", () => {

@@ -1,5 +1,6 @@
 import { Component, h } from "../core/component.js";
 import { dateTime, duration, modelName, now, rowTime } from "../core/format.js";
+import { settingName } from "../core/setting-name.js";
 import { icon } from "./icon.js";
 import { reasonWords, sentence } from "./model-status.js";
 import { emptyState, errorState, loadingState } from "./states.js";
@@ -64,6 +65,7 @@ function eventWords({ kind, model, reason, details }) {
   if (kind === "configuration" && model && typeof details?.pinned === "boolean") {
     return details.pinned ? "Pinned in memory" : "No longer pinned";
   }
+  if (kind === "configuration" && reason) return reason.split(", ").map(settingName).join(", ");
   return (model || !NAMED.includes(kind) ? sentence(words) : words) || "–";
 }
 

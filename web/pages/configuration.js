@@ -1,5 +1,6 @@
 import { Component, guarded, h } from "../core/component.js";
 import { bytes, plural } from "../core/format.js";
+import { settingName } from "../core/setting-name.js";
 import { BuildRehearsal } from "../components/build-rehearsal.js";
 import { CopyButton } from "../components/copy-button.js";
 import { confirmDialog } from "../components/dialog.js";
@@ -22,14 +23,6 @@ const GIB = 2 ** 30;
 const BOUNDS = {
   api_port: [1, 65_535], models_max: [0, 64], idle_seconds: [0, 31_536_000], min_residency: [0, 3600],
   max_wait: [1, 86_400],
-};
-
-/** @type {Record<string, string>} names of the fields in messages */
-const LABELS = {
-  models_dirs: "Model folders", api_host: "Address", api_port: "Port", models_max: "Models at once",
-  idle_seconds: "Idle time", min_residency: "Minimum residency", max_wait: "Longest wait",
-  default_model: "Default model", build: "Default build", autostart: "Start with llamadash",
-  schedules: "Schedules", check_releases: "Look for newer builds", check_models: "Look for newer models",
 };
 
 /** The configuration of API, memory and engine: what is saved, what was typed, and what it makes of both. */
@@ -132,7 +125,7 @@ export class ConfigurationPage extends Component {
     const labels = new Map((result?.parameters ?? []).map((/** @type {Json} */ item) => [item.key, item.label]));
     const [old, now] = [saved(before), saved(after)];
     const fields = Object.keys(draft).filter((key) => !same(old[key], now[key])).map((key) =>
-      change(LABELS[key] ?? key.replace(/^budget\./, "Budget of ").replace(/^yields\./, "Left to others on "),
+      change(settingName(key.replace(/^budget\./, "Budget of ").replace(/^yields\./, "Left to others on ")),
         old[key], now[key], shown(draft[key])));
     const defaults = Object.keys(texts).filter((key) => !same(before.defaults?.[key], after.defaults?.[key]))
       .map((key) => change(

@@ -1,5 +1,6 @@
 import { Component, guarded, h } from "../core/component.js";
 import { bytes, dateTime, duration, number, percent, relativeTime } from "../core/format.js";
+import { settingName } from "../core/setting-name.js";
 import { AlertSettings } from "../components/alert-settings.js";
 import { ApiKeys } from "../components/api-keys.js";
 import { CopyButton, saveText } from "../components/copy-button.js";
@@ -575,7 +576,7 @@ function importLines(change) {
     ? "Configuration"
     : "Settings";
   return Object.entries(change.changes ?? {}).map(([key, value]) =>
-    `${where} · ${key}: ${typeof value === "object" ? JSON.stringify(value) : value}`);
+    `${where} · ${settingName(key)}: ${typeof value === "object" ? JSON.stringify(value) : value}`);
 }
 
 /** A price that was typed in; null for nothing, NaN for what is none. @param {string} text */
