@@ -6136,7 +6136,7 @@ class Instance:
         parameters, row = self.group.parameters, next(iter(self.group.rows.values()), Json())
         has, options = self.output.meta.get("n_ctx") or 0, self.build.options or {}
         shared = parameters.get("parallel", -1) < 1 or parameters.get("kv-unified") is True
-        streams = 1 if shared and options else self.slots or 1
+        streams = 1 if shared and self.build.options != {} else self.slots or 1
         # without a wish, builds that fit a model into memory take all that it was trained for, if they can
         trained = ("fit" in options) * (row.get("context_length") or 0) * streams
         least = parameters.get("fit-ctx", FIT_MIN_CONTEXT) * streams
@@ -6878,7 +6878,7 @@ class Entries:
                 "memory": sum(item["used"] for item in instance.devices) if instance.devices else None,
                 "loaded_at": unix_ms(instance.ready_at), "requests": len(unit.active), "waiting": len(unit.waiting),
                 "tokens_per_second": self.dash.requests.live_speed(unit.id, instance),
-                "placement": instance.placement, "left_out": instance.left_out,
+                "placement": instance.placement, "left_out": instance.left_out, "context": instance.contexts()[1],
                 "shared_with": [id for id in group.rows if id != row["id"]] if group else [],
                 "shortfall": short and short[0], "better_build": best.id if best and best.devices else None,
                 "warning": "Its file is gone: it cannot be loaded again." if row["missing"] else short and short[1]}

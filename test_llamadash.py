@@ -8826,6 +8826,7 @@ async def test_a_model_is_loaded_answers_and_leaves(tmp_path: Path, smollm2: Pat
         assert dash.state("a")["status"] in ("loading", "loaded")
         loaded = await dash.is_status("a", "loaded")
         assert loaded["runtime"]["n_ctx"] == 1024 and loaded["runtime"]["slots"] == 4
+        assert loaded["runtime"]["context"] == 1024, "which its slots share"
         await eventually(lambda: (dash.state("a")["runtime"]["memory"] or 0) > 50 * 2**20, "its memory is measured")
         await eventually(lambda: dash.statuses("a") == ["loading", "loaded"])
         await dash.happened("loading", "a", "by hand")
@@ -18544,6 +18545,33 @@ async def test_a_gpu_that_no_build_can_use_is_told_on_every_page(start: Callable
         await page.wait_for_url("**/configuration#builds")
         await banner.wait_for(state="detached")  # what it would say stands there
         await page.get_by_text("127.0.0.1").filter(has_text="failed").first.wait_for()
+
+
+@run_async
+async def test_what_a_model_lacks_is_mended_on_a_phone(start: Callable[..., Server], tmp_path: Path) -> None:
+    """The Dashboard's words have room beside its buttons, an estimate's verdict has lines, and one click mends it."""
+    write_tiny_model(tmp_path / "server-0" / "models" / "tiny.gguf", name="A model of some name")
+    server = start(program=llama_server())
+    async with api_of(server, "tiny") as api:
+        model = (await api.board.request("models:get", id="tiny"))["model"]
+        await api.board.request("models:update", id="tiny", revision=model["revision"],
+                                changes={"parameters": {"ctx-size": 4096, "parallel": 1}})
+        await api.board.request("models:load", id="tiny")
+        await loaded(api.board, "tiny")
+        async with chromium(server, viewport={"width": 390, "height": 844}) as browser:
+            page = await browser.open()
+            mend = page.get_by_role("button", name="Set the context to 2,048")
+            await mend.wait_for()
+            box = await page.locator(".warning .banner-text").bounding_box()
+            assert box and box["width"] > 200, box
+            await mend.click()
+            await mend.wait_for(state="detached")
+            assert (await loaded(api.board, "tiny"))["parameters"] == {"ctx-size": 2048, "parallel": 1}
+            page = await browser.open("/models/tiny")
+            words = "1.66 GiB spill into main memory (slow) once memory is freed"
+            await page.locator(".estimate .badge").evaluate("(it, words) => { it.textContent = words; }", words)
+            wide = await page.evaluate("document.documentElement.scrollWidth - innerWidth")
+            assert wide <= 0 and browser.problems == [], browser.problems
 
 
 @run_async

@@ -2,11 +2,11 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import "./dom.mjs";
 const { Remedies, remedies } = await import("../../web/components/remedies.js");
-const { fitWords, needOf } = await import("../../web/components/fit-badge.js");
+const { fitWords, marginOf, needOf } = await import("../../web/components/fit-badge.js");
 const { takenOf } = await import("../../web/components/memory-estimate.js");
 
 const model = (shortfall, parameters = {}) => ({
-  id: "a", name: "A", revision: 3, status: "loaded", parameters, runtime: { shortfall, n_ctx: 1024, slots: 4 },
+  id: "a", name: "A", revision: 3, status: "loaded", parameters, runtime: { shortfall, n_ctx: 1024, slots: 4, context: 4096 },
 });
 const other = { id: "b", name: "B", status: "loaded" };
 
@@ -17,6 +17,9 @@ test("each kind of shortfall has its remedies", () => {
   assert.deepEqual(words(model("cut"), [other, { ...other, id: "c", pinned: true }]),
     ["Unload B", "Use a q8_0 KV cache", "Set the context to 4,096"]);
   assert.deepEqual(words(model("spilled", { "cache-type-k": "q8_0" }), []), ["Set the context to 2,048"]);
+  const shared = model("spilled", { "cache-type-k": "q8_0" });
+  shared.runtime.context = 1024; // which the slots share
+  assert.deepEqual(words(shared, []), ["Set the context to 512"]);
 });
 
 test("a GPU that is not used has a build that sees it, or that can be installed", () => {
@@ -48,12 +51,18 @@ test("whether a model fits is said in words where it is chosen", () => {
     ({ kind, budget: budget * 2 ** 30, free: free * 2 ** 30, held: held * 2 ** 30, unified });
   const devices = [memory("gpu", 8, 8, 0), memory("cpu", 8, 8, 0)];
   const words = (size, some = devices) => fitWords(needOf({ file_size: size * 2 ** 30 }), some);
-  assert.deepEqual([4, 10, 40].map((size) => words(size)), ["Fits on the GPU", "3.1 GiB spill, slow", "Too large"]);
+  assert.deepEqual([4, 10, 40].map((size) => words(size)), ["Fits on the GPU", "4.1 GiB spill, slow", "Too large"]);
   assert.equal(fitWords(needOf({ memory_correction: { taken: 2 ** 30 } }), devices), "Fits on the GPU");
   assert.equal(fitWords(needOf({}), devices), "");
+  // The engine leaves a GiB of each GPU free, but where a model goes to one of several, and of what was there before
+  assert.equal(words(6.8), "758 MiB spill, slow");
+  assert.equal(words(6.8, [memory("gpu", 8, 8, 0), memory("gpu", 4, 4, 0), memory("cpu", 8, 8, 0)]), "Fits on the GPU");
+  assert.match(words(10, [memory("gpu", 8, 8, 0), memory("gpu", 4, 4, 0), memory("cpu", 8, 8, 0)]), /1.1 GiB spill/);
+  const known = { memory_correction: { taken: 7.8 * 2 ** 30 } };
+  assert.equal(fitWords(needOf(known), devices, marginOf(known)), "Fits on the GPU");
   const busy = [memory("gpu", 8, 8, 5), memory("cpu", 8, 6, 1)];
-  assert.deepEqual([2, 4, 10, 40].map((size) => words(size, busy)), [
-    "Fits on the GPU", "Fits on the GPU once memory is freed", "3.1 GiB spill, slow once memory is freed", "Too large"]);
+  assert.deepEqual([1, 4, 10, 40].map((size) => words(size, busy)), [
+    "Fits on the GPU", "Fits on the GPU once memory is freed", "4.1 GiB spill, slow once memory is freed", "Too large"]);
   assert.equal(words(6, [memory("cpu", 8, 3, 0)]), "Fits once memory is freed");
 });
 
@@ -70,10 +79,10 @@ test("what an APU has of its own counts, and what the engine leaves alone does n
   const words = (size, ...some) => fitWords(needOf({ file_size: size * 2 ** 30 }), some);
   const apu = memory("gpu", 112, { unified: true, own: 96 * 2 ** 30 });
   assert.deepEqual([100, 115, 125].map((size) => words(size, apu, memory("cpu", 30))), [
-    "Fits on the GPU", "9.35 GiB spill, slow", "Too large"]);
+    "Fits on the GPU", "10.3 GiB spill, slow", "Too large"]);
   const beside = memory("gpu", 60, { unified: true, own: 0, spare: true });
   assert.deepEqual([20, 40].map((size) => words(size, memory("gpu", 24), beside, memory("cpu", 62))), [
-    "Fits on the GPU", "18.6 GiB spill, slow"]);
+    "Fits on the GPU", "19.6 GiB spill, slow"]);
 });
 
 test("what a model would take is the sum of its devices, and what a GPU shares counts once", () => {

@@ -128,6 +128,14 @@ test("each device says how its memory is used", () => {
   it.destroy();
 });
 
+test("what is larger than a device is not promised room by unloading others", () => {
+  const devices = [{ name: "CUDA0", total: 24 * GIB, unused: 15 * GIB, budget: null, held: 6 * GIB }];
+  const newcomer = { id: "n", name: "New", devices: [{ name: "CUDA0", used: 25 * GIB }] };
+  const it = new DeviceMemory({ state: state({ engine: { devices }, models: [on("a", 6 * GIB)], newcomer }) }).mount(document.body);
+  assert.match(it.element.textContent, /New needs about 25 GiB: 4 GiB more than there can be/);
+  it.destroy();
+});
+
 test("speeds have a digit after the point where it tells something", () => {
   for (const [value, words] of [[61.44, "61.4 tokens/s"], [1532.1, "1,532 tokens/s"], [0, "0 tokens/s"], [null, "–"]]) assert.equal(tokenRate(value), words);
 });

@@ -63,6 +63,7 @@ export class DeviceMemory extends Panel {
     if (!split) return h("p", { key: name, className: "muted" }, `${name}: memory unknown`);
     const { parts, free } = split;
     const coming = this.get("newcomer")?.devices.find((/** @type {Json} */ one) => one.name === name)?.used ?? 0;
+    const freed = free + parts.reduce((sum, { key, size }) => sum + (key === "other" ? 0 : size), 0);
     const width = (/** @type {number} */ size) => ({ width: `${(size / total) * 100}%` });
     const limited = budget !== null && budget !== undefined && budget < total;
     const words = [...parts.map((part) => `${part.name} ${bytes(part.size)}`), `free ${bytes(free)}`].join(", ");
@@ -88,7 +89,8 @@ export class DeviceMemory extends Panel {
         this.legend("free", null, `${bytes(free)} free`)),
       coming > 0 && h("p", { key: "words", className: `field-hint${coming > free ? " text-warning" : ""}` },
         `${this.get("newcomer").name} needs about ${bytes(coming)}`,
-        coming > free && ": other models will be unloaded"));
+        coming > free && (coming > freed ? `: ${bytes(coming - freed)} more than there can be`
+          : ": other models will be unloaded")));
   }
 
   /** @param {string} key @param {number | null} color @param {string} words */

@@ -1,6 +1,6 @@
 import { Component, h } from "../core/component.js";
 import { bytes, number, plural, relativeTime, tokenRate } from "../core/format.js";
-import { fitBadge, needOf } from "./fit-badge.js";
+import { fitBadge, marginOf, needOf } from "./fit-badge.js";
 import { icon } from "./icon.js";
 import { modelAction } from "./model-action.js";
 import { modelStatus } from "./model-status.js";
@@ -224,7 +224,9 @@ export class ModelList extends Component {
       (model.tags ?? []).slice(0, SHOWN_TAGS).map((/** @type {string} */ tag) =>
         h("span", { key: `tag:${tag}`, className: "badge model-tag" }, tag)),
       modalities.map((name) => h("span", { key: name, className: "badge badge-info" }, name)),
-      model.status === "unloaded" && fitBadge(needOf(model), this.props.devices, { quiet: true }));
+      model.status === "unloaded" && fitBadge(needOf(model), this.props.devices, {
+        quiet: true, margin: marginOf(model),
+      }));
   }
 }
 

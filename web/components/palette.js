@@ -6,7 +6,7 @@ import { kindWords, past, relativeTime } from "../core/format.js";
 import { fuzzyScore } from "../core/fuzzy.js";
 import { stylesheet } from "../core/router.js";
 import { Dialog } from "./dialog.js";
-import { fitWords, needOf } from "./fit-badge.js";
+import { fitWords, marginOf, needOf } from "./fit-badge.js";
 import { inMemoryFirst, statusLabel } from "./model-status.js";
 import { Picker } from "./picker.js";
 import { toast } from "./toast.js";
@@ -103,7 +103,7 @@ function modelChoices(models, devices) {
     || a.name.localeCompare(b.name));
   return inMemoryFirst(list).map((model) => ({
     id: model.id, title: model.name, detail: kindWords(model), iconName: model.favorite ? "star-filled" : "models",
-    note: [fitWords(needOf(model), devices), model.last_used_at && relativeTime(model.last_used_at)]
+    note: [fitWords(needOf(model), devices, marginOf(model)), model.last_used_at && relativeTime(model.last_used_at)]
       .filter(Boolean).join(" · "),
   }));
 }

@@ -71,7 +71,7 @@ export class Picker extends Dialog {
       h("span", { className: "picker-words" },
         h("span", { className: "picker-title truncate" }, title),
         detail ? h("span", { className: "picker-detail muted truncate" }, detail) : null),
-      note ?? kind ? h("span", { className: "picker-kind muted nowrap" }, note ?? kind) : null);
+      note ?? kind ? h("span", { className: "picker-kind muted" }, note ?? kind) : null);
   }
 
   getEventMap() {

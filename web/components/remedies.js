@@ -12,13 +12,12 @@ const STEP = 256; // tokens that a context is a multiple of
  * @param {Json} model @param {Json[]} models all of them @returns {Remedy[]}
  */
 export function remedies({ id, parameters = {}, runtime = {} }, models) {
-  const { shortfall, n_ctx: context, slots, better_build: build } = runtime;
+  const { shortfall, context: whole, better_build: build } = runtime;
   if (!shortfall) return [];
   if (shortfall === "unused") {
     return [build ? { key: "build", words: `Use ${build}`, changes: { build } }
       : { key: "install", words: "Install a build for the GPU", install: true }];
   }
-  const whole = context * (slots ?? 1);
   const smaller = shortfall === "spilled" ? Math.max(STEP, Math.floor(whole / 2 / STEP) * STEP) : whole;
   const words = `Set the context to ${number(smaller, 0)}`;
   const change = (/** @type {Json} */ more) => ({ parameters: { ...parameters, ...more } });

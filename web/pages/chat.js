@@ -23,7 +23,7 @@ import { TOOLS } from "../core/tools.js";
 import { ChatMessage } from "../components/chat-message.js";
 import { chatPanel } from "../components/chat-panel.js";
 import { saveBlob, saveText } from "../components/copy-button.js";
-import { fitWords, needOf } from "../components/fit-badge.js";
+import { fitWords, marginOf, needOf } from "../components/fit-badge.js";
 import { icon } from "../components/icon.js";
 import { MANY_MODELS, ModelSelect } from "../components/model-select.js";
 import { statusLabel } from "../components/model-status.js";
@@ -361,7 +361,7 @@ export class ChatPage extends Component {
       shared.has(model.name) ? `${model.id} (${kindWords({ ...model, name: model.id })})` : model.name || model.id);
     const devices = this.props.state.get("engine")?.devices;
     const fit = (/** @type {any} */ model) => {
-      const words = others.includes(model) && fitWords(needOf(model), devices);
+      const words = others.includes(model) && fitWords(needOf(model), devices, marginOf(model));
       return words ? ` · ${words}` : "";
     };
     const options = (/** @type {any[]} */ models) => models.map((model) => (
