@@ -2562,8 +2562,7 @@ class GGUFReader:
         if not count:
             return 0
         number, lowest = struct.Struct(self.order + "Q").unpack_from, 0 if self.order == "<" else 3
-        room = count * (24 + MAX_TENSOR_NAME + 8 * MAX_DIMENSIONS)
-        table = self.take(min(room, max(self.size - self.at, 1)))
+        table = self.take(min(count * (24 + MAX_TENSOR_NAME + 8 * MAX_DIMENSIONS), max(self.size - self.at, 1)))
         layouts, names, offset, next_at = list[bytes](), list[bytes](), 0, 0
         try:
             for _ in range(count):  # models have hundreds, most of them alike
@@ -7730,8 +7729,7 @@ class Requests:
 
     def occupied(self, instance: Instance) -> float:
         """Seconds that all requests of a process have taken together until now, those that run included."""
-        now = time.monotonic()
-        return instance.answered + sum(now - call.admitted_at for call in self.active.values()
+        return instance.answered + sum(time.monotonic() - call.admitted_at for call in self.active.values()
                                        if call.instance is instance and call.admitted_at is not None)
 
     def cancel(self, call: Call, cause: str, *, status: str = "cancelled", code: str | None = None) -> None:
@@ -7742,8 +7740,7 @@ class Requests:
 
     def live_speed(self, unit: str, instance: Instance) -> float | None:
         """Tokens per second that a unit generates for all its requests while it answers; the last one known."""
-        now = time.monotonic()
-        speeds = [call.pieces / max(now - call.first_at, 0.1) for call in self.active.values()
+        speeds = [call.pieces / max(time.monotonic() - call.first_at, 0.1) for call in self.active.values()
                   if call.unit == unit and call.first_at is not None and call.pieces]
         if speeds:
             instance.output.speed = round(sum(speeds), 2)
@@ -10467,8 +10464,7 @@ class Downloads:
 
     def remember(self) -> None:
         """Save what is unfinished, and let go of what finished long ago."""
-        finished = [key for key, item in self.items.items() if item.status not in UNFINISHED_DOWNLOADS]
-        for key in finished[:-20]:
+        for key in [key for key, item in self.items.items() if item.status not in UNFINISHED_DOWNLOADS][:-20]:
             del self.items[key]
         self.dash.db.set_meta("downloads", [dataclasses.asdict(item) for item in self.items.values()
                                             if item.status in UNFINISHED_DOWNLOADS])
@@ -12181,9 +12177,8 @@ class WebServer:
 
     def __init__(self, dash: Dash) -> None:
         self.dash = dash
-        self.proxies = dash.config.trusted_proxies
         self.limits = ConnectionLimits(
-            dash.hub.refused, CONNECTIONS_PER_SOCKET * dash.config.sockets_per_address, self.proxies)
+            dash.hub.refused, CONNECTIONS_PER_SOCKET * dash.config.sockets_per_address, dash.config.trusted_proxies)
         self.files = WebFiles()
         self.looking = asyncio.Lock()
         self.name = socket.gethostname()
@@ -12223,7 +12218,7 @@ class WebServer:
             return web.Response(status=400, text=self.dash.hub.explain("failed upgrades", NO_WEBSOCKET))
         if (request.query.get("EIO"), request.query.get("transport")) != ("4", "websocket") or not request.transport:
             return web.Response(status=400, text="This is Socket.IO, version 4, over a WebSocket.\n")
-        hub, address = self.dash.hub, client_address(request, self.proxies)
+        hub, address = self.dash.hub, client_address(request, self.dash.config.trusted_proxies)
         counted = [counted_address(other.address) for other in hub.connections]
         if counted.count(counted_address(address)) >= self.dash.config.sockets_per_address:
             hub.refused["sockets too many from one address"] += 1
@@ -12252,11 +12247,11 @@ class WebServer:
         origins, allowed = request.headers.getall("Origin", []), self.dash.config.allow_origins
         if not origins or (len(origins) == 1 and ("*" in allowed or origins[0].lower() in allowed)):
             return None  # without one it is a script, which needs the key as everybody does
-        trusted = is_trusted(request.remote or "?", self.proxies)
+        trusted = is_trusted(request.remote or "?", self.dash.config.trusted_proxies)
         said = (request.headers.getall(name, [""])[-1].rpartition(",")[2].strip().lower() for name in FORWARDED)
-        proto, forwarded, port = said if trusted else ("", "", "")
-        # Traefik says wss of a socket
-        scheme = told if (told := proto.replace("ws", "http")) in DEFAULT_PORTS else self.dash.config.scheme
+        proto, *more = next(said).replace("ws", "http"), *said  # Traefik says wss of a socket
+        forwarded, port = more if trusted else ("", "")
+        scheme = proto if trusted and proto in DEFAULT_PORTS else self.dash.config.scheme
         page = site_of(origins[0]) if len(origins) == 1 else None
         for host in (request.headers["Host"], forwarded):
             ours = site_of(f"{scheme}://{host}")
@@ -12265,21 +12260,24 @@ class WebServer:
                 # a port that no header tells may be any: other servers of the same name are its owner's
                 if page.port in (ours.port, port or page.port if portless else ours.port):
                     return None
-        return self.foreign_origin(request, page, scheme, trusted=trusted)
+        return self.foreign_origin(request, page, scheme, proto, trusted=trusted)
 
-    def foreign_origin(self, request: web.BaseRequest, page: Site | None, scheme: str, *, trusted: bool) -> str:
+    def foreign_origin(self, request: web.BaseRequest, page: Site | None, scheme: str, proto: str, *,
+                       trusted: bool) -> str:
         """What a page that is refused is told, and the log: which header has which value, and what mends it."""
         seen = ", ".join(f"{name} is “{clean_text(shortened(value, 100))}”" for name in ("Origin", "Host", *FORWARDED)
                          for value in request.headers.getall(name, [])[:2])
         if page is None:
             return f"This page may not connect: {seen}. Open llamadash by its own address."
-        ours, forwarded = site_of(f"{scheme}://{request.headers['Host']}"), any(map(request.headers.get, FORWARDED))
+        ours = site_of(f"{scheme}://{request.headers['Host']}")
         lines = ["proxy_set_header Host $http_host;"] if not ours or page[1:] != ours[1:] else []
-        lines += ["proxy_set_header X-Forwarded-Proto $scheme;"] if page.scheme != scheme else []
-        trust = f", and start llamadash with --trusted-proxy {plain_address(request.remote or '')}" \
-            if not trusted and (forwarded or page.scheme != scheme) else ""
-        return (f"This page may not connect: {seen}. If a proxy is in between, let it say what it was asked for "
-                f"(nginx: {' '.join(lines)}){trust}. If that site is yours, --allow-origin {page} lets it in.")
+        if page.scheme not in (scheme, proto):  # the last of several proxies tells how the one before it asked
+            lines.append(f"proxy_set_header X-Forwarded-Proto ${'http_x_forwarded_proto' if proto else 'scheme'};")
+        cures = [f"let it say what the browser asked for (nginx: {' '.join(lines)})"] if lines else []
+        if not trusted and (page.scheme != scheme or any(map(request.headers.get, FORWARDED))):
+            cures.append(f"start llamadash with --trusted-proxy {plain_address(request.remote or '')}")
+        return (f"This page may not connect: {seen}. If a proxy is in between, {', and '.join(cures)}. "
+                f"If that site is yours, --allow-origin {page} lets it in.")
 
     async def static(self, request: web.BaseRequest) -> web.Response:
         """A file of the client, or its page for every path that has no extension."""
@@ -12354,9 +12352,8 @@ async def data_findings(config: Config, _values: Json) -> Findings:
     """The data folder: there or possible, writable, private, with room; and its database: absent, or readable."""
     folder, path = config.data_dir, config.data_dir / DATABASE_NAME
     existing = next((place for place in (folder, *folder.parents) if os.path.lexists(place)), folder)
-    if problem := storage_problem(existing / DATABASE_NAME):
-        error = database_error(problem, f"{folder} cannot be written", existing / DATABASE_NAME)
-        yield "fail", "data folder", str(error)
+    if problem := storage_problem(probe := existing / DATABASE_NAME):
+        yield "fail", "data folder", str(database_error(problem, f"{folder} cannot be written", probe))
         return
     yield "ok", "data folder", str(folder) if existing == folder else f"{folder} will be made"
     for place in (folder, folder / "access-key", folder / "engine-key", path):
@@ -12537,6 +12534,9 @@ def mount_units(paths: Iterable[Path]) -> list[str]:
 
 def print_service(config: Config) -> None:
     """Print the systemd unit; the data folder is made, as the service could not do that."""
+    if sys.platform != "linux":
+        raise DashError("systemd is on Linux only: let launchd (macOS) or the Task Scheduler (Windows) start "
+                        f"{sys.executable} {SCRIPT}", exit_code=EXIT_USAGE)
     make_data_folder(config.data_dir)
     print(service_unit(config), end="")
 

@@ -14423,8 +14423,12 @@ REFUSALS: list[tuple[str, Json, list[str]]] = [  # method and path, headers, wha
      ["Origin is “http://localhost:8090”", "Host is “localhost”", "nginx: proxy_set_header Host $http_host;)",
       "--allow-origin http://localhost:8090"]),
     (SOCKET, {"Origin": "https://localhost", "Host": "localhost", "X-Forwarded-Proto": "https"},
-     ["X-Forwarded-Proto is “https”", "proxy_set_header X-Forwarded-Proto $scheme;", "--trusted-proxy 127.0.0.1",
+     ["X-Forwarded-Proto is “https”", "in between, start llamadash with --trusted-proxy 127.0.0.1. ",
       "--allow-origin https://localhost"]),
+    (SOCKET, {"Origin": "https://localhost", "Host": "localhost"},
+     ["proxy_set_header X-Forwarded-Proto $scheme;), and start llamadash with --trusted-proxy 127.0.0.1. "]),
+    (SOCKET, {"Origin": "https://localhost", "Host": "localhost", "X-Forwarded-Proto": "https, http"},
+     ["proxy_set_header X-Forwarded-Proto $http_x_forwarded_proto;), and start llamadash"]),
     (SOCKET, {"Origin": "https://box.example", "X-Forwarded-Host": "box.example"},
      ["X-Forwarded-Host is “box.example”", "--trusted-proxy 127.0.0.1", "--allow-origin https://box.example"]),
     (SOCKET, {"Origin": "null"}, ["Origin is “null”", "by its own address"]),
@@ -14702,6 +14706,22 @@ async def test_behind_an_nginx_of_others(proxied: Callable[..., tuple[Proxy, Ser
     raw = await RawSocket().open(server, {"token": server.key}, headers=headers)
     await raw.close()
     assert await refused_upgrade(server, headers={**headers, "Origin": "http://evil.example"}) == 403
+
+
+@run_async
+async def test_the_nearest_of_two_proxies_must_pass_on_the_scheme(proxied: Callable[..., tuple[Proxy, Server]]) -> None:
+    """It speaks http where the first speaks https, and who is refused reads the line that mends it, which does."""
+    proxy, server = proxied("nginx", OLD_NGINX % "$http_host", "--allow-host", PUBLIC, "--trusted-proxy", "127.0.0.1")
+    cure = "proxy_set_header X-Forwarded-Proto $http_x_forwarded_proto;"
+    site = {"Host": PUBLIC, "Origin": f"https://{PUBLIC}", "X-Forwarded-Proto": "https"}
+    server.url = f"http://127.0.0.1:{proxy.port}"
+    status, _, body = await fetch(server, SOCKET, method="POST", **site)
+    assert (status, f"(nginx: {cure}). If" in body.decode()) == (403, True), body
+    proxy.stop()
+    proxy.config.write_text(proxy.config.read_text().replace("proxy_set_header X-Forwarded-Proto $scheme;", cure))
+    proxy.run()
+    raw = await RawSocket().open(server, {"token": server.key}, headers=site)
+    await raw.close()
 
 
 def test_what_prometheus_is_told() -> None:
@@ -15322,6 +15342,18 @@ def test_an_api_key_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_unit_words(text: str, word: str) -> None:
     """Spaces, percent and dollar signs, quotes and line ends stay what they are."""
     assert llamadash.unit_word(text) == word
+
+
+@pytest.mark.parametrize("system, instead", [("darwin", "launchd"), ("win32", "Task Scheduler")])
+def test_service_where_there_is_no_systemd_names_what_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                         capsys: pytest.CaptureFixture[str], system: str,
+                                                         instead: str) -> None:
+    """A unit would be of no use there; nothing is printed that could be taken for one, and no folder is made."""
+    monkeypatch.setattr(sys, "platform", system)
+    assert llamadash.main(["service", "--data-dir", str(tmp_path / "data")]) == llamadash.EXIT_USAGE
+    told = capsys.readouterr()
+    assert told.out == "" and instead in told.err and str(llamadash.SCRIPT) in told.err
+    assert not (tmp_path / "data").exists()
 
 
 def test_service_unit_is_this_script_with_this_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18399,6 +18431,18 @@ async def test_markup_in_data_stays_text(start: Callable[..., Server], tmp_path:
         await page.wait_for_selector("text=<img src=x onerror=alert(1)>")
         assert await page.locator("img").count() == 0
         assert browser.problems == []
+
+
+@run_async
+async def test_a_path_that_a_proxy_passes_on_unasked_is_told(proxied: Callable[..., tuple[Proxy, Server]]) -> None:
+    """A page whose files lie elsewhere says what mends it instead of nothing; where they are found nobody sees that."""
+    proxy, server = proxied("nginx", OLD_NGINX.replace("location /", "location /below/") % "$http_host")
+    async with chromium(server) as browser:
+        page = await browser.open()
+        await page.wait_for_selector('[data-connection="connected"]')
+        assert "--base-path" not in await page.inner_text("body")
+        await page.goto(f"http://localhost:{proxy.port}/below/")
+        await page.wait_for_selector("text=start llamadash with that path, such as --base-path /llama.")
 
 
 @run_async
