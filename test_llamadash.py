@@ -9657,6 +9657,7 @@ async def test_the_timeline_tells_of_gpus_and_upstreams_that_go_and_come_back(
     told = [(item["kind"], item["reason"]) for item in dash.unsaved_events]
     assert told == [("gpu", "GPU 0 (Card) does not answer"), ("upstream", "Office cannot be used: no"),
                     ("gpu", "GPU 0 (Card) answers again"), ("upstream", "Office is back")]
+    await dash.pool.session.close()
     dash.unsaved_events.clear()
 
     async def late(_place: str, _job: Callable[[], Json]) -> None:
