@@ -19662,7 +19662,7 @@ async def test_a_thumb_has_room(start: Callable[..., Server], tmp_path: Path) ->
         page = await browser.open()
         await page.wait_for_selector(".strip-success")
         for path, selector in (("/", ".strip a"), ("/logs", ".log-time"), ("/models", ".model-box"),
-                               ("/chat", ".chat-attach")):
+                               ("/chat", ".chat-attach"), ("/settings", ".alert-kinds > .check")):
             await page.goto(server.url + path)
             await page.locator(selector).first.wait_for()
             await page.wait_for_load_state("networkidle")
@@ -19671,6 +19671,58 @@ async def test_a_thumb_has_room(start: Callable[..., Server], tmp_path: Path) ->
             assert await page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0, path
         await page.goto(server.url)
         await page.locator(".strip-address", has_text="listens on this machine alone").wait_for()
+        assert browser.problems == []
+
+
+@run_async
+async def test_each_model_that_is_added_to_a_comparison_is_another_one(
+    start: Callable[..., Server], tmp_path: Path,
+) -> None:
+    """Three are compared without choosing any; the one of the conversation comes first."""
+    library_of_models(tmp_path / "server-0" / "models")
+    async with chromium(start()) as browser:
+        page = await browser.open("/chat?model=beta")
+        await page.locator(".chat-welcome", has_text="beta").wait_for()
+        await page.get_by_role("button", name="Compare models").click()
+        await page.get_by_role("button", name="Add a model").click()
+        await page.get_by_role("combobox", name="Model 3").wait_for()
+        chosen = await page.get_by_role("combobox", name=re.compile("^Model [123]$")).evaluate_all(
+            "(selects) => selects.map(({ value }) => value)")
+        assert chosen[0] == "beta" and len(set(chosen)) == 3
+        assert browser.problems == []
+
+
+@run_async
+async def test_the_narrowest_phone_has_room_for_words(start: Callable[..., Server], tmp_path: Path) -> None:
+    """At 320 px what filters choose can be read, and a question is above its buttons; a switch is turned by whoever
+    hits just beside it."""
+    library_of_models(tmp_path / "server-0" / "models")
+    server = start()
+    with contextlib.closing(llamadash.Database(server.data / llamadash.DATABASE_NAME, repair=False)) as database:
+        database.save_conversation("talk", {"title": "Words"}, [{
+            "id": "q", "parent": None, "role": "user", "content": "Some words that need their line", "status": "done"}])
+    async with chromium(server, viewport={"width": 320, "height": 800}, has_touch=True, is_mobile=True) as browser:
+        page = await browser.open("/models")
+        await page.locator(".model-row").first.wait_for()
+        for path in ("/models", "/logs"):
+            await page.goto(server.url + path)
+            await page.get_by_role("button", name="Filters").tap()
+            await page.locator(".select:visible").first.wait_for()
+            widths = await page.locator(".select:visible").evaluate_all(
+                "(selects) => selects.map(({ offsetWidth }) => offsetWidth)")
+            assert min(widths) >= 180, (path, widths)
+        await page.goto(f"{server.url}/configuration")
+        switch = page.locator("#switch-check_releases")
+        await switch.scroll_into_view_if_needed()
+        before, box = await switch.is_checked(), await switch.bounding_box()
+        assert box
+        await page.touchscreen.tap(box["x"] + box["width"] / 2, box["y"] - 8)
+        await page.wait_for_function("(was) => document.querySelector('#switch-check_releases').checked !== was",
+                                     arg=before)
+        await page.goto(f"{server.url}/chat?c=talk")
+        bubble = await page.locator(".chat-bubble").bounding_box()
+        buttons = await page.locator(".chat-question .chat-actions").bounding_box()
+        assert bubble and buttons and buttons["y"] >= bubble["y"] + bubble["height"] - 1
         assert browser.problems == []
 
 

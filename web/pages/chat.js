@@ -560,7 +560,7 @@ export class ChatPage extends Component {
       continue: () => this.goOn(message),
       call: () => this.callTools(message),
       compare: () => this.toggleCompare(),
-      "target-add": () => this.setState({ compare: [...this.state.compare, { model: this.conversation.model }] }),
+      "target-add": () => this.setState({ compare: [...this.state.compare, this.nextTarget(this.state.compare)] }),
       "target-remove": () => this.setState({
         compare: this.state.compare.filter((/** @type {any} */ _, /** @type {number} */ at) => at !== Number(id)),
       }),
@@ -823,10 +823,15 @@ export class ChatPage extends Component {
   }
 
   toggleCompare() {
-    const others = this.models.filter(({ id }) => id !== this.conversation.model);
-    const second = others.find(({ status }) => status === "loaded") ?? others[0];
-    const models = [this.conversation.model, second?.id ?? this.conversation.model];
-    this.setState({ compare: this.state.compare ? null : models.map((model) => ({ model, preset: "" })) });
+    const first = { model: this.conversation.model, preset: "" };
+    this.setState({ compare: this.state.compare ? null : [first, this.nextTarget([first])] });
+  }
+
+  /** One more to compare: a model that is not among them, best one in memory. @param {{model: string}[]} targets */
+  nextTarget(targets) {
+    const others = this.models.filter(({ id }) => !targets.some(({ model }) => model === id));
+    const next = others.find(({ status }) => status === "loaded") ?? others[0];
+    return { model: next?.id ?? this.conversation.model, preset: "" };
   }
 
   /** @param {HTMLElement} element */
