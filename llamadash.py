@@ -1205,6 +1205,8 @@ LENIENT_TEXT = functools.partial(str, encoding="utf-8", errors="replace")  # one
 NO_LOCKS = (errno.ENOLCK, "No file locks, as on some network shares")
 UNLOCKABLE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # what a file system says that has none
 NO_MEMORY_MAPS = (errno.ENODEV, "No shared memory maps, as on some network shares")
+FULL = {getattr(errno, "EDQUOT", -1): "the quota of disk space is used up", errno.ENOSPC: "the disk is full",
+        errno.EFBIG: "a file would become larger than the disk or a limit (ulimit -f) allows"}
 CHOOSE_LOCAL = "Check the disk or the share, or choose a local folder with --data-dir."
 ADVICE = {errno.EMFILE: "Raise the limit of open files (ulimit -n).",
           errno.EACCES: "Change its owner, or run as another user.", errno.ENOENT: "", errno.EEXIST: ""}
@@ -1224,11 +1226,10 @@ def database_error(problem: Exception, what: str, path: Path) -> Exception:
         return DatabaseDamaged(str(problem))
     if not code and not isinstance(problem, OSError):
         return problem
-    name = getattr(problem, "sqlite_errorname", f"code {code}")
     cause = problem if isinstance(problem, OSError) else storage_problem(path) or OSError(
-        0, f"SQLite says: {problem} ({name})")
-    if code == SQLITE_FULL or cause.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)):
-        return StorageFull(f"{what}: the disk is full. Make room, and try again.")
+        0, f"SQLite says: {problem} ({getattr(problem, 'sqlite_errorname', f'code {code}')})")
+    if code == SQLITE_FULL or cause.errno in FULL:
+        return StorageFull(f"{what}: {FULL.get(cause.errno or 0, FULL[errno.ENOSPC])}. Make room, and try again.")
     if code in SQLITE_BUSY and not cause.errno:
         return DashError(f"{what}: another program holds the database. Try again in a moment.", code="DATABASE_BUSY")
     place = str(cause.filename or path.parent)
@@ -12475,8 +12476,7 @@ async def port_findings(config: Config, values: Json) -> Findings:
             yield "warn", "running", f"process {pid or '?'} is still starting", "ask again in a moment"
             return
         try:
-            limit = aiohttp.ClientTimeout(total=DOCTOR_TIMEOUT)
-            async with aiohttp.request("GET", url, timeout=limit, raise_for_status=True,
+            async with aiohttp.request("GET", url, timeout=aiohttp.ClientTimeout(DOCTOR_TIMEOUT), raise_for_status=True,
                                        ssl=False):  # its own certificate may be for another name
                 yield "ok", "running", f"process {pid} at {url} answers"
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as failure:
@@ -12617,8 +12617,7 @@ def install_update(content: bytes, checksum: str, version: str, config: Config) 
     if python and sys.version_info < numbers_of(python[1]):
         raise DashError(f"llamadash {version} needs Python {python[1]}, and this is {platform.python_version()}: "
                         "nothing was changed")
-    path = config.data_dir / DATABASE_NAME
-    if path.exists():
+    if (path := config.data_dir / DATABASE_NAME).exists():
         with contextlib.closing(open_database(config)) as database:
             backup, _ = database.kept_backup(f"update-{__version__}")
         for made in (backup.parent, backup):
@@ -13391,7 +13390,7 @@ def make_data_folder(folder: Path) -> None:
     except FileExistsError as problem:  # which Python says of a link that leads nowhere, too
         if not os.path.lexists(target := os.path.realpath(problem.filename)):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), target) from problem
-        raise
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), problem.filename) from problem
 
 
 class FolderLock:
@@ -13651,7 +13650,8 @@ def main(argv: list[str] | None = None) -> int:
             message = (f"{path or 'a file'} cannot be used by this user ({problem.strerror}): change its owner, "
                        "or run as another user")
         elif path or problem.errno == errno.ENOSPC:  # which is not told with a path where it is met while writing
-            message = str(database_error(problem, f"{path or config.data_dir} cannot be used", config.data_dir))
+            full = config.data_dir if storage_problem(config.data_dir / DATABASE_NAME) else "standard output"
+            message = str(database_error(problem, f"{path or full} cannot be used", config.data_dir))
         say(f"llamadash: {message}", sys.stderr)
         return EXIT_USAGE if is_lasting(problem) else EXIT_LATER
     except KeyboardInterrupt:

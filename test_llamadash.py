@@ -2491,7 +2491,7 @@ def test_a_start_on_a_full_disk_says_so(tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
     try:
-        with pytest.raises(llamadash.StorageFull, match="the disk is full"):
+        with pytest.raises(llamadash.StorageFull, match=r"limit \(ulimit -f\) allows. Make room"):
             llamadash.Database(path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -2731,7 +2731,8 @@ class WithCode(sqlite3.OperationalError):
     ("mmap.mmap", errno.ENODEV, "DatabaseRefused", "No shared memory"),
     ("os.fsync", errno.EIO, "DatabaseUnavailable", "Input/output error"),
     ("os.write", errno.ENOSPC, "StorageFull", "the disk is full"),
-    ("os.write", errno.EDQUOT, "StorageFull", "the disk is full"),
+    ("os.write", errno.EDQUOT, "StorageFull", "the quota of disk space is used up"),
+    ("os.ftruncate", errno.EFBIG, "StorageFull", "a limit (ulimit -f)"),
     ("os.fsync", errno.EROFS, "DatabaseUnavailable", "Read-only file system"),
     ("os.fsync", errno.ESTALE, "DatabaseUnavailable", "Stale file handle"), ("", 0, "", "")])
 def test_the_cause_is_found_by_trying(
@@ -15614,6 +15615,22 @@ def test_the_exit_code_says_whether_a_later_start_may_succeed(
     assert llamadash.main(["--data-dir", str(tmp_path)]) == code
     full = getattr(problem, "errno", None) == errno.ENOSPC
     assert ("disk is full" if full else getattr(problem, "filename", None) or str(problem)) in capsys.readouterr().err
+
+
+def test_a_data_folder_that_is_a_file_is_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is said is what is wrong with it, not that something exists."""
+    (file := tmp_path / "data").touch()
+    assert llamadash.main(["link", "--data-dir", str(file)]) == 2
+    assert f"{file} cannot be used: Not a directory" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
+def test_what_is_printed_to_a_full_disk_is_told_of_that(tmp_path: Path) -> None:
+    """Where the data folder has room, it is not what is full."""
+    with open("/dev/full", "w") as full:
+        command = Server(tmp_path).command("link")
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=DEADLINE, check=False)
+    assert (done.returncode, "standard output cannot be used: the disk is full" in done.stderr) == (75, True)
 
 
 @pytest.mark.parametrize("below", ["", "llamadash"])
