@@ -1221,8 +1221,7 @@ def sqlite_code(problem: Exception) -> int:
 
 def database_error(problem: Exception, what: str, path: Path) -> Exception:
     """What the user is told of a failure with the database at `path`, with its cause; `problem` where it is a bug."""
-    code = sqlite_code(problem)
-    if code in SQLITE_DAMAGE:
+    if (code := sqlite_code(problem)) in SQLITE_DAMAGE:
         return DatabaseDamaged(str(problem))
     if not code and not isinstance(problem, OSError):
         return problem
@@ -1461,8 +1460,7 @@ class DatabaseFile(Statements):
 
     def check(self, connection: sqlite3.Connection, as_is: bool) -> None:
         """DatabaseDamaged where SQLite says so, it is empty or of another version; DatabaseRefused of none of ours."""
-        found = user_version(connection)
-        if found > 0 and found not in MIGRATIONS:
+        if (found := user_version(connection)) > 0 and found not in MIGRATIONS:
             raise DatabaseRefused(f"{self.path} was written by a newer llamadash or an unreleased one (format {found}, "
                                  f"this one knows {max(MIGRATIONS)}): update llamadash, or use another --data-dir")
         damage = database_damage(connection)
@@ -4711,14 +4709,19 @@ async def models_delete(dash: Dash, *, id: ModelId, deleteFile: bool = False) ->
 
 @on("models:estimate", error="ESTIMATE_MODEL_FAILED")
 async def models_estimate(dash: Dash, *, id: ModelId, parameters: dict[str, Any] | None = None) -> Json:
-    """What a model would need in memory with these parameters, its own unless given."""
+    """What a model would need in memory where it would go, with these parameters, its own unless given."""
     row = dash.db.get_model(id)
     own = row["parameters"] if parameters is None else \
         await dash.library.patiently(parameters, validated_parameters, parameters, dash.folders())
     parameters = {**dash.engine_config["defaults"], **own}
     header = await dash.library.header(row, parameters)
     await dash.pool.memory.read()
-    return {**estimate_memory(row, parameters, dash.pool.memory.devices(dash.pool.entries.build(row)), header),
+    memories = dash.pool.memory.devices(dash.pool.entries.build(row))
+    plans, *_ = await asyncio.to_thread(placement_plans, row, parameters, memories, header)
+    rooms = {item["name"]: max(1, item["free"] - item.get("held", 0)) for item in memories}
+    best = min(plans, key=lambda plan: max([need / rooms[name] for name, need in plan.need.items()], default=0))
+    placed = {**parameters, "device": ",".join(best.devices)} if best.devices else parameters
+    return {**estimate_memory(row, placed, memories, header),
             "last": {key: (row["memory_correction"] or {}).get(key) for key in ("estimated", "taken", "ledger")}}
 
 
@@ -6958,7 +6961,7 @@ class Memory:
     async def watch_others(self) -> None:
         """Tell that another program took or gave back memory of a GPU, once two samples show it."""
         instances, before = self.pool.instances.values(), self.others_moved
-        if self.moving():
+        if self.moving() or any(item.get("status") == "running" for item in self.dash.builds.rehearsals.values()):
             return
         ours, gpus = self.taken(), self.dash.sampler.gpus
         names = {id: device["name"] for device, id in self.dash.sampler.readings(self.dash.builds.devices)}
@@ -7093,8 +7096,7 @@ class Pool:
 
     async def unload(self, entry: str, reason: str = "by hand") -> None:
         """Take a model out of memory, also while it loads or waits; returns as soon as that is under way."""
-        key = self.entries.unit_of.get(entry, "")
-        if key in self.residency.units:
+        if (key := self.entries.unit_of.get(entry, "")) in self.residency.units:
             self.do(self.residency.unload(key, reason, time.monotonic()))
 
     def free(self, reason: str = "memory freed by hand") -> list[str]:
@@ -8850,8 +8852,7 @@ async def keys_create(dash: Dash, *, name: Annotated[str, Length(1, 100)],
     """Make an API key; its text is in this answer, and never again."""
     if clean_text(name) != name:
         raise InvalidRequest("name must be one line without blanks around it", field="name")
-    rows = dash.db.api_keys()
-    if len(rows) >= MAX_KEYS:
+    if len(rows := dash.db.api_keys()) >= MAX_KEYS:
         raise Conflict(f"There can be {MAX_KEYS} keys.")
     if any(row["name"] == name and not row["revoked_at"] for row in rows):
         raise Conflict(f"There is a key named {name} already.", field="name")
@@ -8964,8 +8965,7 @@ class Upstream:
         """Its answer: the status, the body, and for how long (s) it wants no further request."""
         async with session.get(self.url + path, headers=[*self.headers, *headers], allow_redirects=False,
                                **self.options(total=UPSTREAM_TIMEOUT)) as response:
-            body = await body_of(response, MAX_UPSTREAM_LIST)
-            if len(body) > MAX_UPSTREAM_LIST:
+            if len(body := await body_of(response, MAX_UPSTREAM_LIST)) > MAX_UPSTREAM_LIST:
                 raise ValueError("its answer is too long")
             return response.status, body, min(retry_after(response.headers), MAX_RETRY_AFTER)
 

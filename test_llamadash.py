@@ -9704,6 +9704,37 @@ async def test_the_timeline_tells_of_other_programs_on_the_gpu(dash: StubDash, m
 
 
 @run_async
+async def test_a_build_that_is_tried_is_no_other_program(dash: StubDash, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it takes of a GPU and gives back again is not told, and is nobody's."""
+    gpu = {"index": 0, "name": "NVIDIA", "vendor": "nvidia", "memory_used": 2**30, "memory_total": 16 * 2**30}
+    dash.sampler.gpus = {"GPU-1": gpu}
+    monkeypatch.setattr(dash.sampler, "read_gpus", lambda *, fresh: asyncio.sleep(0))
+    for used, status in ((1, "done"), (5, "running"), (5, "running"), (1, "done"), (1, "done")):
+        dash.builds.rehearsals = {"x": {"status": status}}
+        gpu["memory_used"] = used * 2**30
+        await dash.pool.memory.watch_others()
+    assert not dash.unsaved_events
+
+
+@pytest.mark.parametrize(("sizes", "held", "file_size", "used"), [
+    ([24, 8], [0, 0], 4, [True, False]), ([24, 8], [23, 0], 4, [False, True]), ([24, 8], [0, 0], 20, [True, False]),
+    ([24, 8], [0, 0], 28, [True, True]), ([24, 8, 8], [0, 5, 0], 4, [True, False, False])])
+@run_async
+async def test_an_estimate_is_made_where_the_model_would_go(
+    dash: StubDash, monkeypatch: pytest.MonkeyPatch, sizes: list[int], held: list[int], file_size: int,
+    used: list[bool],
+) -> None:
+    """On the one GPU of several where least has to leave, as it is loaded, and on all where it fits on none."""
+    memories = [{**GPU, "name": f"CUDA{at}", "total": size * GB, "free": size * GB, "held": taken * GB}
+                for at, (size, taken) in enumerate(zip(sizes, held, strict=True))]
+    memories.append({**CPU, "name": "Main memory", "free": 64 * GB, "held": 0})
+    monkeypatch.setattr(dash.pool.memory, "devices", lambda *_: memories)
+    dash.db.apply_scan([a_model("m", path="/nowhere.gguf", file_size=file_size * GB, block_count=32)], [], [])
+    found = await dash.request("models:estimate", id="m", parameters={"ctx-size": 4096})
+    assert [item["used"] > 0 for item in found["devices"]] == [*used, True] and len(found["devices"]) == len(sizes) + 1
+
+
+@run_async
 async def test_a_budget_below_what_is_held_evicts_nobody(tmp_path: Path) -> None:
     """It holds from the next load on: that waits until somebody has left for it."""
     async with running(EngineDash(tmp_path, waiting_llama_server(tmp_path), min_residency=0)) as dash:
