@@ -19049,9 +19049,13 @@ async def test_models_are_grouped_tagged_and_deleted_together(start: Callable[..
         group = page.locator(".model-group", has_text="big")
         await group.get_by_text("2 files").wait_for()
         assert await page.locator(".model-row").count() == 2
+        await page.set_viewport_size({"width": 820, "height": 900})
+        assert await page.evaluate(CUT_OFF) == []
+        await page.set_viewport_size({"width": 1440, "height": 900})
         await page.get_by_label("Select all of big").check()
         await page.get_by_role("button", name="Tags…").click()
-        await page.locator("#selection-tag").fill("heavy")
+        await page.wait_for_function("document.activeElement.id === 'selection-tag'")
+        await page.keyboard.type("heavy")
         await page.keyboard.press("Enter")
         await page.get_by_role("button", name="Remove the tag heavy").wait_for()
         await page.keyboard.press("Escape")

@@ -8,7 +8,7 @@ const { currentStep } = await import("../../web/components/chat-message.js");
 const { settingName } = await import("../../web/core/setting-name.js");
 const { commandText } = await import("../../web/components/model-command.js");
 const { idleSeconds } = await import("../../web/components/model-serving.js");
-const { eventMarks, newestFirst } = await import("../../web/components/timeline.js");
+const { eventMarks, newestFirst, Timeline } = await import("../../web/components/timeline.js");
 const { budgetOf } = await import("../../web/pages/configuration.js");
 
 test("cells are quoted where they must be, and none is a formula", () => {
@@ -64,6 +64,28 @@ test("what was changed is called as on its page", () => {
   assert.equal(words("max_wait"), "Changed. Longest wait");
   assert.match(words("idle, tags", "m"), /Changed\. Idle time, Tags$/);
   assert.match(words("added by hand", "m"), /Changed\. Added by hand$/);
+});
+
+test("events have the names of their models once those are known, and are not drawn again for each change", async () => {
+  let models = null;
+  const heard = {};
+  const state = {
+    get: () => models, on: () => () => {}, subscribe: (name, call) => ((heard[name] = call), () => {}),
+    request: async () => ({ events: [{ id: 1, timestamp: 5, kind: "loaded", model: "m", reason: "by hand" }] }),
+  };
+  const it = new Timeline({ state, span: 1000 }).mount(document.body);
+  await new Promise((resolve) => setTimeout(resolve, 120));
+  assert.equal(it.element.querySelector("strong").textContent, "m");
+  let drawn = 0;
+  const render = it.render.bind(it);
+  it.render = () => ((drawn += 1), render());
+  models = [{ id: "m", name: "Its name" }];
+  for (let round = 0; round < 3; round += 1) {
+    heard.models?.(models);
+    await new Promise((resolve) => setTimeout(resolve, 120));
+  }
+  assert.deepEqual([it.element.querySelector("strong").textContent, drawn], ["Its name", 1]);
+  it.destroy();
 });
 
 test("every setting has a name that people read", async () => {

@@ -126,7 +126,7 @@ export class ModelSelection extends Component {
         h("label", { className: "visually-hidden", htmlFor: "selection-tag" }, "New tag"),
         h("input", {
           id: "selection-tag", className: "input", value: this.state.tag, maxlength: 64, autocomplete: "off",
-          placeholder: "New tag", list: "known-tags",
+          placeholder: "New tag", list: "known-tags", autofocus: true,
         }),
         h("datalist", { id: "known-tags" }, tagsOf(all).map((tag) => h("option", { key: tag, value: tag }))),
         h("button", { type: "submit", className: "button button-primary" }, "Add")));

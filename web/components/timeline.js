@@ -118,6 +118,7 @@ export class Timeline extends Component {
   constructor(props) {
     super(props);
     this.turn = 0;
+    this.named = Boolean(props.state.get("models"));
     /** @type {any} */
     this.state = { events: null, error: null, all: false };
   }
@@ -127,6 +128,10 @@ export class Timeline extends Component {
     void this.load();
     return [
       state.on("timeline:added", (/** @type {any} */ { events }) => this.add(events)),
+      state.subscribe("models", (/** @type {any} */ models) => {
+        if (models && !this.named) this.setState({});
+        this.named = Boolean(models);
+      }),
       state.subscribe("info", (/** @type {any} */ info) => {
         if (!info?.recovered || this.state.error) void this.load();
       }),
