@@ -945,6 +945,7 @@ SERIES = (
     *(f"gpu{index}_{name}" for index in range(MAX_GPUS) for name in GPU_SERIES),
 )
 CAPTURES_KEPT, MAX_CAPTURED = 1000, 2**20  # requests; bytes of what each sent, and as many of what it got
+CAPTURE_HOURS = 72  # for which a model's requests are captured at most
 TOKEN_KINDS = ("prompt", "cached", "generated")
 TOKEN_COLUMNS = tuple(f"{kind}_tokens" for kind in TOKEN_KINDS)
 RequestSort = Literal["timestamp", "duration", "waited", "first_token", "prompt_tokens", "generated_tokens",
@@ -3527,8 +3528,7 @@ def pci_name(maker: str, model: str) -> str | None:
     """The name of a PCI device, from the list that distributions carry."""
     for path in map(Path, PCI_IDS):
         text = readable(functools.partial(path.read_text, "utf-8", "replace")) or ""
-        entry = rf"(?m)^{maker}  .*\n(?:[\t#].*\n)*?\t{model}  (?:.*?\[(.+)\].*|(.*))$"
-        if line := re.search(entry, text):
+        if line := re.search(rf"(?m)^{maker}  .*\n(?:[\t#].*\n)*?\t{model}  (?:.*?\[(.+)\].*|(.*))$", text):
             return line[1] or line[2]
     return None
 
@@ -8152,7 +8152,8 @@ class Captures:
 
     def wanted(self) -> dict[str, int]:
         """The models whose requests are captured, and until when (Unix ms)."""
-        return {model: until for model, until in self.until.items() if type(until) is int and until > now_ms()}
+        return {model: until for model, until in self.until.items()  # not for years, where the clock was set back
+                if type(until) is int and 0 < until - now_ms() <= CAPTURE_HOURS * 3_600_000}
 
     async def change(self, model: str, until: int) -> Json:
         """Capture a model's requests until then, and let every page say so."""
@@ -8798,7 +8799,7 @@ async def queue_get(dash: Dash) -> Json:
 
 
 @on("captures:start", error="START_CAPTURE_FAILED")
-async def captures_start(dash: Dash, *, id: str, hours: Annotated[int, Range(1, 72)] = 1) -> Json:
+async def captures_start(dash: Dash, *, id: str, hours: Annotated[int, Range(1, CAPTURE_HOURS)] = 1) -> Json:
     """Keep what clients send to a model and get from it, for some hours."""
     if not dash.upstreams.find(id):
         dash.db.get_model(id)
@@ -12289,8 +12290,7 @@ class WebServer:
         file, immutable = (None, False) if is_hostile_path(raw) else self.files.find(raw, self.dash.settings["theme"])
         if file is None:
             return web.Response(status=404, text="There is no such file.\n")
-        caching = "public, max-age=31536000, immutable" if immutable else "no-cache"
-        headers = {**file.headers, "Cache-Control": caching}
+        headers = {**file.headers, "Cache-Control": "public, max-age=31536000, immutable" if immutable else "no-cache"}
         if file.etag in request.headers.get("If-None-Match", ""):
             return web.Response(status=304, headers=headers)
         if file.gzipped and "gzip" in request.headers.get("Accept-Encoding", ""):

@@ -9153,6 +9153,18 @@ async def test_a_capture_has_the_prompt_of_other_interfaces(tiny_server: Server,
 
 
 @run_async
+async def test_a_clock_that_is_set_back_captures_no_longer(dash: StubDash, clocks: Clocks) -> None:
+    """What somebody wanted to see for hours is not kept for a year, nor after the clock is right and they are over."""
+    write_gguf(dash.models_folder / "m.gguf", LLAMA, WEIGHTS)
+    await dash.library.scan()
+    await dash.request("captures:start", id="m", hours=72)
+    assert list(dash.captures.wanted()) == ["m"]
+    for days, wanted in ((-365, []), (365, ["m"]), (2.9, ["m"]), (0.2, [])):
+        clocks.set(days)
+        assert list(dash.captures.wanted()) == wanted == list(llamadash.Captures(dash).wanted()), days
+
+
+@run_async
 async def test_a_capture_has_what_http_said(start: Callable[..., Server], fake: FakeEngine) -> None:
     """Method, path, headers and status, without what lets anybody in; also of what could not be answered."""
     async with api_of(start(program=fake.program), "one") as api:
