@@ -5387,8 +5387,8 @@ class Builds:
             if names.intersection(device["name"] for device in build.devices):
                 with contextlib.suppress(OSError, asyncio.TimeoutError):  # then what it said last holds
                     now = await listed_devices(build, self.config.data_dir, GPU_PATIENCE)
-                    for device in build.devices:
-                        device["free"] = next((item["free"] for item in now if item["name"] == device["name"]), 0)
+                    for device in build.devices:  # one that was unplugged has room for nothing
+                        device |= next((one for one in now if one["name"] == device["name"]), {"total": 0, "free": 0})
 
     def get(self, id: str) -> Build:
         """The build with this id; NotFound where there is none."""

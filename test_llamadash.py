@@ -4641,6 +4641,27 @@ async def test_the_engine_tells_which_gpus_have_no_memory_of_their_own(
     assert own["unused"] == main["unused"] == 20 * GB and arc["unused"] == 16000 * MIB
 
 
+@run_async
+async def test_a_gpu_that_is_unplugged_has_no_room(dash: StubDash, tmp_path: Path) -> None:
+    """Nothing is placed on it, whatever a model had of it, until it is back with all that it has."""
+    instance = an_instance(dash)
+    instance.taken = {"CUDA1": 6000 * MIB}
+    dash.pool.instances["u"] = instance
+    rtx, egpu = (f"'  CUDA{at}: NVIDIA RTX ({size} MiB, {size} MiB free)'" for at, size in ((0, 4000), (1, 8000)))
+    program = fake_build(tmp_path / "llama-server", body=f"""if [ "$1" = --list-devices ]; then
+        printf '%s\\n' {rtx}; [ -e {tmp_path}/gone ] || printf '%s\\n' {egpu}; exit; fi""")
+    build = await llamadash.probe(llamadash.build_of("x", program), tmp_path)
+    dash.builds.builds = {"x": build}
+    for total in (8000, 0, 8000):
+        (tmp_path / "gone").unlink(missing_ok=True) if total else (tmp_path / "gone").touch()
+        dash.pool.memory.outside = {}
+        await dash.pool.memory.look()
+        memories = dash.pool.memory.devices(build)
+        assert [item["free"] // MIB for item in memories[:2]] == [4000, total]
+        [plan, *_], *_ = llamadash.placement_plans({**ROW, "file_size": 5 * GB}, {"ctx-size": 512}, memories, None)
+        assert ("CUDA1" in plan.need) == bool(total)
+
+
 def test_sysfs_order_and_other_makers(tmp_path: Path) -> None:
     """Cards in numeric order; NVIDIA's and a processor's own silent Intel graphics are left out."""
     for card in ("card10", "card2"):
@@ -18641,7 +18662,7 @@ async def test_a_gpu_that_no_build_can_use_is_told_on_every_page(start: Callable
     shell_script(tmp_path / "bin/nvidia-smi", "echo '1, 2, 24576, 50, 60, RTX 4090'")
     server = start(environment={"PATH": f"{tmp_path}/bin:{os.environ['PATH']}",
                                 "LLAMADASH_ENGINE_RELEASES": f"http://127.0.0.1:{unused_port()}"})
-    async with chromium(server) as browser:
+    async with chromium(server, viewport={"width": 390, "height": 844}) as browser:
         for path in ("/logs", "/models"):
             page = await browser.open(path)
             banner = page.locator(".banner", has_text="No engine build here can use the RTX 4090.")
@@ -18649,6 +18670,7 @@ async def test_a_gpu_that_no_build_can_use_is_told_on_every_page(start: Callable
         await banner.get_by_role("link", name="Install one").click()
         await page.wait_for_url("**/configuration#builds")
         await banner.wait_for(state="detached")  # what it would say stands there
+        await page.wait_for_function("document.querySelector('#builds')?.getBoundingClientRect().top < innerHeight / 2")
         await page.get_by_text("127.0.0.1").filter(has_text="failed").first.wait_for()
 
 

@@ -39,6 +39,7 @@ export class ConfigurationPage extends Component {
   }
 
   init() {
+    this.arrived = false; // where the address points to
     this.onSchedules = (/** @type {Json[]} */ items) => this.edit("schedules", items);
     this.onParameter = (/** @type {string} */ key, /** @type {string} */ text) => this.typeParameter(key, text);
   }
@@ -80,6 +81,12 @@ export class ConfigurationPage extends Component {
       router.before((/** @type {any} */ to) => this.guard(to)),
       () => window.removeEventListener("beforeunload", guardUnload),
     ];
+  }
+
+  didUpdate() {
+    const place = this.arrived ? null : document.getElementById(window.location.hash.slice(1) || "-");
+    place?.scrollIntoView();
+    this.arrived ||= Boolean(place);
   }
 
   async fetch() {
