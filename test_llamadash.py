@@ -19088,7 +19088,7 @@ async def test_models_are_grouped_tagged_and_deleted_together(start: Callable[..
         await page.set_viewport_size({"width": 1440, "height": 900})
         await page.get_by_label("Select all of big").check()
         await page.get_by_role("button", name="Tags…").click()
-        await page.wait_for_function("document.activeElement.id === 'selection-tag'")
+        await page.wait_for_function("() => document.activeElement.id === 'selection-tag'")
         await page.keyboard.type("heavy")
         await page.keyboard.press("Enter")
         await page.get_by_role("button", name="Remove the tag heavy").wait_for()
