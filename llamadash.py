@@ -12321,9 +12321,13 @@ async def doctor(config: Config) -> int:
     failed, values = 0, engine_values(config, saved_config(config))
     for check in (python_findings, data_findings, engine_findings, upstream_findings, model_findings, gpu_findings,
                   port_findings):
-        async for level, *finding in check(config, values):
-            print(f"{level:<4}  {': '.join(finding)}", flush=True)
-            failed += level == "fail"
+        try:
+            async for level, *finding in check(config, values):
+                print(f"{level:<4}  {': '.join(finding)}", flush=True)
+                failed += level == "fail"
+        except OSError as problem:  # costs no other check; where it is print's, it comes again
+            print(f"fail  {problem.filename or 'system'}: {problem.strerror or problem}", flush=True)
+            failed += 1
     print(f"{failed} of these must be fixed." if failed else "llamadash can run here.")
     return 1 if failed else 0
 
@@ -12390,8 +12394,7 @@ async def engine_findings(config: Config, values: Json) -> Findings:
         sees = ", ".join(item["description"] or item["name"] for item in build.devices) or "the CPU"
         text = f"{name}, {build.version or 'version unknown'}, for {sees}"
         if build.problem:
-            level = "fail" if default is None or build is default else "warn"  # where another one serves
-            yield level, "engine", build.problem, "fix it or choose another"
+            yield "fail" if default in (None, build) else "warn", "engine", build.problem, "fix it or choose another"
         else:
             yield ("warn", "engine", text, build.warning) if build.warning else ("ok", "engine", text)
     if not builds.builds and not config.upstreams:
@@ -12965,9 +12968,8 @@ async def listen(stack: contextlib.AsyncExitStack, handler: Callable[[web.BaseRe
         if problem.errno not in (errno.EADDRINUSE, errno.EACCES):
             raise DashError(f"{host} ({option.replace('port', 'host')}) is not an address of this machine now: "
                             f"{problem.strerror or problem}", exit_code=EXIT_LATER) from problem
-        reason = "needs more rights"
-        if problem.errno == errno.EADDRINUSE:
-            reason = f"is taken by {await asyncio.to_thread(port_holder, port)}"
+        reason = "needs more rights" if problem.errno == errno.EACCES else \
+            f"is taken by {await asyncio.to_thread(port_holder, port)}"
         raise DashError(f"port {port} {reason}: choose another with {option}", exit_code=EXIT_PORT) from problem
     stack.callback(server.close)
     for listener in server.sockets:
@@ -13259,8 +13261,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
     def listener(text: str) -> tuple[str, int] | None:
         name, _, number = text.rpartition(":")
-        host = bare_host(name) if name else None
-        return (host, port(number)) if host else None
+        return (host, port(number)) if name and (host := bare_host(name)) else None
 
     opt = functools.partial(parser.add_argument, default=argparse.SUPPRESS)
     each = functools.partial(opt, action="append")
@@ -13595,8 +13596,7 @@ def write_backup(config: Config, *, file: Path) -> None:
     if not (config.data_dir / DATABASE_NAME).exists():
         raise DashError(f"there is no database in {config.data_dir}", exit_code=EXIT_USAGE)
     with contextlib.closing(open_database(config)) as database:
-        size = database.backup(file.absolute())
-    print(f"{file} ({size} bytes)")
+        print(f"{file} ({database.backup(file.absolute())} bytes)")
 
 
 COMMANDS: dict[str, tuple[Callable[..., int | None], str, dict[str, Json]]] = {  # and help, and arguments

@@ -15191,6 +15191,17 @@ def test_named_engine_that_is_not_there(config: llamadash.Config, lines: Run, tm
     assert "fail  engine: /nonexistent/llama-server is not a program" in printed
 
 
+def test_what_the_doctor_may_not_look_at_costs_no_other_check(
+        config: llamadash.Config, lines: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that this user may not read is a failure among the others, and what comes after it is looked at."""
+    def refuse(_: llamadash.Config) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "/data/engines")
+    monkeypatch.setattr(llamadash, "Builds", refuse)
+    code, printed = lines(config)
+    assert code == 1 and "fail  /data/engines: Permission denied" in printed
+    assert "  models: " in printed and "  port: " in printed and "of these must be fixed" in printed
+
+
 def test_chosen_engine_that_is_of_no_use(config: llamadash.Config, lines: Run, tmp_path: Path) -> None:
     """The build that the configuration chooses must be one that runs."""
     shell_script(tmp_path / "bin/llama-server", USABLE)
