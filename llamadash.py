@@ -7358,7 +7358,9 @@ def placement_plans(row: Json, parameters: Json, memories: list[Json], header: G
     def need(parameters: Json, part: list[Json]) -> dict[str, int]:
         devices = estimate_memory(row, parameters, part, header)["devices"]
         return {item["name"]: item["used"] for item in devices if item["used"]}
-    rooms = {item["name"]: item["free"] for item in memories}
+    fitted = parameters.get("fit") is not False and "n-gpu-layers" not in parameters  # by the engine, with a margin
+    rooms = {item["name"]: item["free"] - (int(FIT_MARGIN) << 20) * (fitted and item["kind"] == "gpu")
+             for item in memories}
     gpus, host = ([item for item in memories if item["kind"] == kind and not item.get("spare")]
                   for kind in ("gpu", "cpu"))
     anywhere = [Plan(need(parameters, memories), elastic=True)]
@@ -8785,8 +8787,7 @@ async def requests_list(dash: Dash, *, model: str | None = None, key: str | None
 @on("requests:cancel", error="CANCEL_REQUEST_FAILED")
 async def requests_cancel(dash: Dash, *, id: int) -> Json:
     """End a request that is under way."""
-    call = dash.requests.active.get(id)
-    if call is None:
+    if (call := dash.requests.active.get(id)) is None:
         raise NotFound("This request is over.", field="id")
     dash.requests.cancel(call, "Stopped in llamadash.")
     return {"id": id}
@@ -8995,8 +8996,7 @@ def upstream_items(document: Any, key: str) -> list[Json]:
 
 def upstream_url(text: str) -> str:
     """The address of a server, without the parts that people copy along with it; "" where `text` is none."""
-    found = re.fullmatch(ADDRESS, text.strip(" \t\"'<>"))
-    if not found:
+    if not (found := re.fullmatch(ADDRESS, text.strip(" \t\"'<>"))):
         return ""
     scheme = "https" if (found[1] or "").lower() in ("https", "wss") else "http"
     url = f"{scheme}://" + re.sub(ADDRESS_TAIL, "", found[2])

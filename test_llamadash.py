@@ -9767,6 +9767,15 @@ async def test_an_estimate_is_made_where_the_model_would_go(
     assert [item["used"] > 0 for item in found["devices"]] == [*used, True] and len(found["devices"]) == len(sizes) + 1
 
 
+@pytest.mark.parametrize(("parameters", "alone"), [({}, False), ({"n-gpu-layers": 99}, True), ({"fit": False}, True)])
+def test_one_gpu_of_several_has_room_for_what_the_engine_leaves_free(parameters: Json, alone: bool) -> None:
+    """Else it would leave layers in main memory while another GPU is empty; where it does not fit, all is used."""
+    memories = [{**GPU, "name": f"CUDA{at}", "total": size, "free": size} for at, size in ((0, 9 * GB), (1, 6 * GB))]
+    row = {**ROW, "file_size": int(7.3 * GB)}
+    plans, *_ = llamadash.placement_plans(row, {"ctx-size": 4096, **parameters}, [*memories, CPU], None)
+    assert [plan.devices for plan in plans] == ([("CUDA0",)] if alone else [None])
+
+
 @run_async
 async def test_a_budget_below_what_is_held_evicts_nobody(tmp_path: Path) -> None:
     """It holds from the next load on: that waits until somebody has left for it."""

@@ -54,7 +54,7 @@ test("whether a model fits is said in words where it is chosen", () => {
   assert.deepEqual([4, 10, 40].map((size) => words(size)), ["Fits on the GPU", "4.1 GiB spill, slow", "Too large"]);
   assert.equal(fitWords(needOf({ memory_correction: { taken: 2 ** 30 } }), devices), "Fits on the GPU");
   assert.equal(fitWords(needOf({}), devices), "");
-  // The engine leaves a GiB of each GPU free, but where a model goes to one of several, and of what was there before
+  // The engine leaves a GiB of each GPU free, as it did of what was there before
   assert.equal(words(6.8), "758 MiB spill, slow");
   assert.equal(words(6.8, [memory("gpu", 8, 8, 0), memory("gpu", 4, 4, 0), memory("cpu", 8, 8, 0)]), "Fits on the GPU");
   assert.match(words(10, [memory("gpu", 8, 8, 0), memory("gpu", 4, 4, 0), memory("cpu", 8, 8, 0)]), /1.1 GiB spill/);

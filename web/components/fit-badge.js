@@ -4,7 +4,7 @@ import { bytes } from "../core/format.js";
 /** Beside the weights: a short context, buffers, what a process takes (bytes), and a share of the file. */
 const BASE = 0.6 * 2 ** 30;
 const SHARE = 1.05;
-/** What the engine leaves free on each GPU (bytes) where a model is on all of them. */
+/** What the engine leaves free on each GPU (bytes). */
 const MARGIN = 2 ** 30;
 
 /**
@@ -38,18 +38,17 @@ export function fitOf(need, devices, margin = MARGIN) {
 }
 
 /**
- * What a model can have of the GPUs that the engine uses, on one of several or on all, and of all memories: that of a
- * unified GPU is main memory, but for its own.
+ * What a model can have of the GPUs that the engine uses, and of all memories: that of a unified GPU is main memory,
+ * but for its own.
  * @param {Device[]} devices @param {number} margin @param {(device: Device) => number} amount
  * @returns {[number, number]} bytes
  */
 function rooms(devices, margin, amount) {
   const used = devices.filter(({ spare }) => !spare);
   const own = used.map((device) => device.unified ? Math.min(device.own ?? 0, amount(device)) : amount(device));
-  const gpus = used.filter(({ kind }) => kind === "gpu").map(amount);
-  const together = gpus.reduce((total, room) => total + Math.max(0, room - margin), 0);
-  const alone = gpus.length > 1 ? Math.max(...gpus) : 0;
-  return [Math.max(alone, together), own.reduce((total, part) => total + part, 0)];
+  const sum = (/** @type {number[]} */ parts) => parts.reduce((total, part) => total + part, 0);
+  const gpus = used.filter(({ kind }) => kind === "gpu").map((device) => Math.max(0, amount(device) - margin));
+  return [sum(gpus), sum(own)];
 }
 
 /**
