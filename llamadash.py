@@ -9378,7 +9378,8 @@ class Chats:
         if chat.message:
             self.all.pop(chat.id, None)
             context = (self.dash.state_of_entry(chat.call.model).get("runtime") or {}).get("n_ctx")
-            ended = "done" if chat.finish_reason != "cancelled" else "stopped" if chat.call.cancelled_for else "cut"
+            by_hand = chat.call.cancelled_for and self.dash.gateway.status != "stopping"
+            ended = "done" if chat.finish_reason != "cancelled" else "stopped" if by_hand else "cut"
             chat.message |= {"status": "failed" if error else ended, "tool_calls": [*chat.calls.values()],
                              "error": error and error.as_json(),
                              "stats": {**chat.outcome(), "context": context, "energy": None, "cost": None}}

@@ -11730,6 +11730,11 @@ async def test_an_answer_in_a_conversation_outlives_who_asked(tmp_path: Path, mo
         await eventually(lambda: talk.message("second")["content"])
         await dash.request("conversations:delete", id="talk")
         await eventually(lambda: not dash.chats.all)
+        talk = await Talk(dash, "late").begin()
+        talk.answer("third")
+        await eventually(lambda: talk.message("third")["content"])
+        await dash.gateway.stop()
+        await talk.ended("cut", "third")
 
 
 @pytest.mark.parametrize("pieces", [(" of", " the sea"), ("The story of", " the sea"), ("The story of the sea",)])
