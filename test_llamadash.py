@@ -10543,7 +10543,15 @@ async def test_a_request_keeps_what_it_waited_for(start: Callable[..., Server], 
         await asyncio.gather(post("one"), post("one"))
         rows = [await api.row(lambda row, at=at: row["id"] == at) for at in (1, 2)]
         assert all(0.5 < row["details"]["beside"] <= 1.5 for row in rows), rows
-        await asyncio.gather(post("one"), post("two"))
+        fake.say("slow")
+        both = asyncio.gather(post("one"), post("two"))
+
+        async def loads() -> bool:
+            return any(item["reason"] == "until it is loaded"
+                       for item in (await api.board.request("queue:get"))["waiting"])
+        await eventually(loads)
+        fake.say("slow", False)
+        await both
         await post("one")
         last = await api.row(lambda row: row["id"] == 5)
         assert last["details"]["after"] == "evicted for two" and last["details"]["beside"] == 0
