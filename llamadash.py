@@ -1740,15 +1740,19 @@ class ModelRows(DatabaseFile):
 class MetricRows(DatabaseFile):
     """Samples of the machine, and the averages of them that are kept for longer."""
 
+    last_minute = -1  # of which a sample was saved
+
     def add_metrics(self, metrics: Json, timestamp: int | None = None) -> None:
-        """Save one sample, and the averages that are complete by then."""
+        """Save one sample; the first one of a minute makes the averages that are complete by then."""
         values, timestamp = series_of(metrics), now_ms() if timestamp is None else timestamp
         with self.transaction() as db:
             insert(db, "metrics", {"resolution": 0, "timestamp": timestamp, "samples": 1, **values,
                                    **{f"{name}_max": value for name, value in values.items()}}, replace=True)
         self.series_seen.update(values)
         self.clock.now()  # a jump is noticed at the next sample
-        self.roll_up(timestamp)
+        if timestamp // ROLL_UPS[0] != self.last_minute:
+            self.roll_up(timestamp)
+            self.last_minute = timestamp // ROLL_UPS[0]
 
     def roll_up(self, until: int) -> None:
         """Make those averages of each width that are complete at `until` and not there yet, from the single samples."""
@@ -3519,8 +3523,10 @@ def drm_memory(pid: int, unified: Iterable[str] = ()) -> collections.Counter[str
             sizes.append(reading(amount, DRM_UNITS.get(unit, 1), int))
         if address and any(size is not None for size in sizes):
             clients[address, facts.get("drm-client-id", path.name)] = sum(filter(None, sizes))
-    return sum([collections.Counter({address: amount}) for (address, _), amount in clients.items()],
-               collections.Counter[str]())
+    taken = collections.Counter[str]()
+    for (address, _), amount in clients.items():
+        taken[address] += amount
+    return taken
 
 
 @functools.cache
@@ -5419,9 +5425,10 @@ class Builds:
 
     def unused_gpu(self, gpus: Iterable[Json]) -> str | None:
         """The name of a GPU of this machine, where no usable build sees any."""
-        seen = self.best is not None and self.best.devices
-        return next((gpu["name"] for gpu in gpus if not seen and (gpu["vendor"] in ("nvidia", "apple")
-                     or (gpu["memory_total"] or 0) >= USEFUL_GPU)), None)
+        if (best := self.best) and best.devices:
+            return None
+        return next((gpu["name"] for gpu in gpus if gpu["vendor"] in ("nvidia", "apple")
+                     or (gpu["memory_total"] or 0) >= USEFUL_GPU), None)
 
     def as_json(self, config: Json, models: list[Json]) -> Json:
         """All builds as clients see them, with the models that choose each, and the recommended one."""
@@ -7193,8 +7200,10 @@ class Pool:
             self.memory.learn(unit, instance)
             if short := less_than_asked(instance):
                 self.dash.event(short[0] if short[0] in ("spilled", "unused") else "cut", unit.name, short[1])
-            proven = {**self.dash.db.get_meta("proven_builds", {}), unit.name: instance.build.id}
-            await self.dash.chore("proven builds", self.dash.db.set_meta, "proven_builds", proven)
+            proven = self.dash.db.get_meta("proven_builds", {})
+            if proven.get(unit.name) != instance.build.id:
+                proven = {**proven, unit.name: instance.build.id}
+                await self.dash.chore("proven builds", self.dash.db.set_meta, "proven_builds", proven)
 
     def mark(self, *entries: str) -> None:
         """Note that entries changed, and are to be published."""
